@@ -1,0 +1,50 @@
+"""A model the user writes as one batched function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch as th
+from torch import Generator, Tensor
+
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
+from mbrl_wrappers.types import Prediction
+
+StepFn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class FunctionState(NamedTuple):
+    """``obs (B, O)`` is all the state there is."""
+
+    obs: Tensor
+
+
+class FunctionModel:
+    """Dynamics given by ``step_fn(obs, action) -> (next_obs, reward, terminated)``.
+
+    The function sees and returns environment units, batched: ``obs (B, O)``, ``action (B, A)`` in the bounds of
+    the Box or ``(B,)`` int64 for Discrete, ``next_obs (B, O)``, ``reward (B,)``, ``terminated (B,)`` bool. Gradients
+    flow through it if it lets them.
+
+    Args:
+        observation_space: one-dimensional float Box.
+        action_space: Box or Discrete.
+        step_fn: the dynamics.
+    """
+
+    def __init__(self, observation_space: AnySpace, action_space: AnySpace, step_fn: StepFn) -> None:
+        self.observation_space = check_observation_space(observation_space)
+        self.codec = ActionCodec(action_space)
+        self.action_space: AnySpace = action_space
+        self.device = th.device("cpu")
+        self._step_fn = step_fn
+
+    def reset(self, obs: Tensor, *, generator: Generator) -> FunctionState:
+        """Start one trajectory per row of ``obs (B, O)``."""
+        return FunctionState(obs)
+
+    def step(self, state: FunctionState, action: Tensor, *, generator: Generator) -> tuple[FunctionState, Prediction]:
+        """Advance every row with model actions ``(B, A)``."""
+        next_obs, reward, terminated = self._step_fn(state.obs, self.codec.decode(action))
+        return FunctionState(next_obs), Prediction(next_obs, reward, terminated)

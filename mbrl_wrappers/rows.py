@@ -1,0 +1,51 @@
+"""Row-wise operations on model states: NamedTuples of ``(B, ...)`` tensors, nested or not.
+
+States are never mutated, so each function returns a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch as th
+from torch import Tensor
+
+S = TypeVar("S")
+
+
+def map_tensors(function: Callable[..., Tensor], state: S, *others: S) -> S:
+    """Apply ``function`` to each tensor of ``state`` (and to the matching ones of ``others``)."""
+    if isinstance(state, Tensor):
+        return cast(S, function(state, *others))
+    parts = cast(tuple[Any, ...], state)
+    fields = [map_tensors(function, *group) for group in zip(parts, *cast(Any, others), strict=True)]
+    return cast(S, type(parts)(*fields))
+
+
+def take_rows(state: S, index: Tensor) -> S:
+    """The rows ``index`` (int64 indices or a bool mask) of every tensor."""
+    return map_tensors(lambda tensor: tensor[index], state)
+
+
+def put_rows(state: S, index: Tensor, rows: S) -> S:
+    """A copy of ``state`` whose rows ``index`` are replaced by ``rows``; all other rows are untouched."""
+
+    def put(tensor: Tensor, new: Tensor) -> Tensor:
+        where = index.nonzero().squeeze(1) if index.dtype == th.bool else index
+        return tensor.index_copy(0, where, new.to(tensor.dtype))
+
+    return map_tensors(put, state, rows)
+
+
+def repeat_rows(state: S, count: int) -> S:
+    """Each row ``count`` times in a run, ``(B, ...) -> (B * count, ...)``: one copy per particle."""
+    return map_tensors(lambda tensor: tensor.repeat_interleave(count, 0), state)
+
+
+def num_rows(state: object) -> int:
+    """The number of rows ``B`` of a state."""
+    first = state
+    while not isinstance(first, Tensor):
+        first = cast(tuple[Any, ...], first)[0]
+    return len(first)

@@ -1,0 +1,43 @@
+"""Random streams: generators that are passed along, and a fence around the global ones.
+
+Nothing in this library draws from the global streams of numpy and torch. Stable-Baselines3 does, so code
+that calls an SB3 policy inside a rollout runs behind :func:`fenced_global_streams`, and an agent's own draws come
+out the same whether or not a model works beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch as th
+
+
+def torch_generator(seed: int | np.random.Generator, device: th.device | str = "cpu") -> th.Generator:
+    """A torch generator from a seed, or seeded by one draw of a numpy generator."""
+    value = int(seed.integers(2**62)) if isinstance(seed, np.random.Generator) else int(seed)
+    return th.Generator(device=device).manual_seed(value)
+
+
+def spawn_seeds(seed: int, count: int) -> list[int]:
+    """``count`` independent seeds from one (numpy's ``SeedSequence``)."""
+    return [int(child.generate_state(1, np.uint64)[0] >> 2) for child in np.random.SeedSequence(seed).spawn(count)]
+
+
+def draw_seed(generator: th.Generator) -> int:
+    """One integer drawn from ``generator``, to seed something that takes an int."""
+    return int(th.randint(2**31 - 1, (), generator=generator, device=generator.device))
+
+
+@contextmanager
+def fenced_global_streams(seed: int) -> Iterator[None]:
+    """Seed the global torch and numpy streams inside the block; restore both on the way out."""
+    numpy_state = np.random.get_state()
+    with th.random.fork_rng():
+        th.random.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party policies draw from it
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)

@@ -1,0 +1,105 @@
+"""Spaces: the one rule that scales actions, and the checks at the border."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+AnySpace = spaces.Space[Any]
+
+
+class ActionCodec:
+    r"""Converts environment actions to model actions and back.
+
+    A Box action is scaled per dimension as Stable-Baselines3 does for its replay buffer,
+
+    .. math:: a_{model} = 2\,\frac{a - low}{high - low} - 1 \in [-1, 1],
+
+    a Discrete action becomes a one-hot row. A dimension with an infinite bound keeps its units
+    (nothing says how to scale it); one of zero width maps to 0 and back to its bound.
+
+    Args:
+        action_space: the environment's ``Box`` (flattened row-major) or ``Discrete`` (any start).
+
+    Raises:
+        TypeError: for any other space; wrap the environment so that it takes one of the two.
+    """
+
+    def __init__(self, action_space: AnySpace) -> None:
+        self.action_space = check_action_space(action_space)
+        if isinstance(self.action_space, spaces.Discrete):
+            self.size = int(self.action_space.n)
+            return
+        low = th.as_tensor(self.action_space.low.reshape(-1), dtype=th.float64)
+        high = th.as_tensor(self.action_space.high.reshape(-1), dtype=th.float64)
+        bounded = low.isfinite() & high.isfinite()
+        one, zero = th.ones_like(low), th.zeros_like(low)
+        self.size = low.numel()
+        self._half = th.where(bounded, (high - low) / 2, one).float()  # (A,)
+        self._centre = th.where(bounded, (high + low) / 2, zero).float()  # (A,)
+        self._low, self._high = low.float(), high.float()
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether model actions are one-hot rows."""
+        return isinstance(self.action_space, spaces.Discrete)
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Environment actions ``(B, A)`` or Discrete ``(B,)`` to model actions ``(B, A)`` float32."""
+        if isinstance(self.action_space, spaces.Discrete):
+            index = action.reshape(-1).long() - int(self.action_space.start)
+            return th.nn.functional.one_hot(index, self.size).float()
+        half, centre = self._half.to(action.device), self._centre.to(action.device)
+        scaled = (action.reshape(len(action), self.size).float() - centre) / half
+        return th.where(half == 0, th.zeros_like(scaled), scaled)
+
+    def decode(self, action: Tensor) -> Tensor:
+        """Model actions ``(B, A)`` to environment actions: ``(B, A)`` in bounds, or Discrete ``(B,)`` int64.
+
+        Box actions are clamped to their bounds, so rounding never leaves the space.
+        """
+        if isinstance(self.action_space, spaces.Discrete):
+            return action.argmax(-1) + int(self.action_space.start)
+        device = action.device
+        raw = action * self._half.to(device) + self._centre.to(device)
+        return raw.clamp(self._low.to(device), self._high.to(device))
+
+    def from_env(self, action: NDArray[Any]) -> Tensor:
+        """Numpy environment actions ``(B, *shape)`` to model actions ``(B, A)``."""
+        return self.encode(th.as_tensor(np.asarray(action)))
+
+    def to_env(self, action: Tensor) -> NDArray[Any]:
+        """Model actions ``(B, A)`` to numpy ``(B, *shape)`` in the dtype of the space."""
+        array: NDArray[Any] = self.decode(action).detach().cpu().numpy()
+        return array.reshape(len(array), *(self.action_space.shape or ())).astype(self.action_space.dtype)
+
+
+def check_action_space(space: AnySpace) -> spaces.Box | spaces.Discrete:
+    """Return ``space`` if models can take its actions, else raise a ``TypeError`` that says what to do."""
+    if isinstance(space, spaces.Box | spaces.Discrete):
+        return space
+    raise TypeError(
+        f"Action space {space} is not supported: models take Box or Discrete actions. "
+        "Enumerate a MultiDiscrete or MultiBinary space as Discrete, or flatten it to a Box, with a gymnasium.ActionWrapper."
+    )
+
+
+def check_observation_space(space: AnySpace) -> spaces.Box:
+    """Return ``space`` if models can predict it: a one-dimensional float Box; else raise a helpful ``TypeError``."""
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
+        return space
+    if isinstance(space, spaces.Box) and len(space.shape) >= 2 and space.dtype == np.uint8:
+        raise TypeError(
+            f"Observation space {space} looks like an image. A dynamics model over raw pixels would be meaningless: "
+            "encode the image to a feature vector with a gymnasium.ObservationWrapper first."
+        )
+    raise TypeError(
+        f"Observation space {space} is not supported: models predict one-dimensional float Box observations. "
+        "Wrap the environment in gymnasium.wrappers.FlattenObservation (Dict, Tuple, Discrete and multi-dimensional Box) "
+        "and, for integers, gymnasium.wrappers.DtypeObservation(env, np.float32)."
+    )

@@ -1,0 +1,159 @@
+"""The data every stage exchanges and the protocols every stage relies on.
+
+Letters for shapes, used in every docstring and in trailing comments such as ``# (B, A)``:
+
+====== ======================= ====== =======================
+letter meaning                 letter meaning
+====== ======================= ====== =======================
+``B``  rows of a batch         ``T``  sequence length
+``N``  environments            ``O``  observation dimensions
+``E``  ensemble members        ``A``  model-action dimensions
+``K``  particles per candidate ``Z``  latent dimensions
+``P``  population of plans     ``D``  predicted dimensions
+``H``  planning horizon
+====== ======================= ====== =======================
+
+A *model action* is what models, planners and replay buffers use: a Box action scaled to [-1, 1]
+(as Stable-Baselines3 stores it) or a one-hot Discrete action. An *environment action* is what
+``env.step`` takes. :class:`mbrl_wrappers.spaces.ActionCodec` is the only place that converts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from torch import Generator, Tensor
+
+S = TypeVar("S")
+"""A model's state: a NamedTuple of ``(B, ...)`` tensors that is never mutated."""
+
+RewardFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``reward_fn(obs (B, O), action, next_obs (B, O)) -> (B,)``, all in environment units.
+
+``action`` is ``(B, A)`` in the bounds of a Box, or ``(B,)`` int64 for a Discrete space.
+"""
+
+TerminationFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``termination_fn(obs (B, O), action, next_obs (B, O)) -> (B,) bool``, all in environment units."""
+
+
+class Transitions(NamedTuple):
+    """A flat batch of transitions in raw observation and reward units.
+
+    Attributes:
+        obs: ``(B, O)`` float32.
+        action: ``(B, A)`` float32 model action.
+        reward: ``(B,)`` float32.
+        next_obs: ``(B, O)`` float32, the true successor, also on the last step of an episode.
+        terminated: ``(B,)`` bool, time limits excluded.
+        last: ``(B,)`` bool, any episode or branch end. Real rows are in time order per environment.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    last: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """How many transitions the batch holds."""
+        return int(self.obs.shape[0])
+
+
+class Prediction(NamedTuple):
+    """What a model says of one step: ``next_obs (B, O)``, ``reward (B,)``, ``terminated (B,)`` bool."""
+
+    next_obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+
+
+class Limits(NamedTuple):
+    """The range in which predictions are believed; rows outside are dropped and counted.
+
+    ``obs_low`` and ``obs_high`` are ``(O,)``, ``reward_low`` and ``reward_high`` are scalars ``()``.
+    """
+
+    obs_low: Tensor
+    obs_high: Tensor
+    reward_low: Tensor
+    reward_high: Tensor
+
+    @classmethod
+    def of(cls, obs: Tensor, reward: Tensor, margin: float = 1.0) -> Limits:
+        """The range of the data, widened on each side by ``margin`` times its width.
+
+        Args:
+            obs: ``(B, O)`` observations, successors included.
+            reward: ``(B,)``.
+            margin: share of the width of each dimension that is added on both sides.
+        """
+
+        def widened(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+            # A dimension that never moved keeps a unit of room, else the first noise would drop the row.
+            width = th.where(high > low, high - low, th.ones_like(high))
+            return low - margin * width, high + margin * width
+
+        return cls(*widened(obs.amin(0), obs.amax(0)), *widened(reward.amin(), reward.amax()))
+
+    def valid(self, prediction: Prediction) -> Tensor:
+        """Which rows are finite and inside the limits, ``(B,)`` bool (a NaN compares false)."""
+        obs, reward = prediction.next_obs, prediction.reward
+        inside = ((obs >= self.obs_low) & (obs <= self.obs_high)).all(1)
+        return inside & (reward >= self.reward_low) & (reward <= self.reward_high)
+
+
+class DynamicsModel(Protocol[S]):
+    """Anything that predicts: learned, true or written by hand.
+
+    Models hold no rollout state: it is passed in and out, so that a planner can branch, a callback
+    can roll 10^5 rows, and gradients can flow. Every random draw comes from the generator passed in.
+    """
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """The space of ``obs``; its shape is ``(O,)``."""
+        ...
+
+    @property
+    def action_space(self) -> spaces.Space:  # type: ignore[type-arg]
+        """The *environment's* action space, Box or Discrete."""
+        ...
+
+    @property
+    def device(self) -> th.device:
+        """Where the model computes; states and predictions live there."""
+        ...
+
+    def reset(self, obs: Tensor, *, generator: Generator) -> S:
+        """Start one trajectory per row of ``obs (B, O)``."""
+        ...
+
+    def step(self, state: S, action: Tensor, *, generator: Generator) -> tuple[S, Prediction]:
+        """Advance every row by one step with model actions ``action (B, A)``."""
+        ...
+
+
+class LatentModel(DynamicsModel[S], Protocol[S]):
+    """A model whose state is a belief that filters observations."""
+
+    def initial(self, batch: int) -> S:
+        """The belief before anything was observed, ``batch`` rows."""
+        ...
+
+    def observe(self, state: S, action: Tensor, obs: Tensor, first: Tensor, *, generator: Generator) -> S:
+        """Filter: the belief after ``action (B, A)`` and then ``obs (B, O)``; ``first (B,)`` rows start anew."""
+        ...
+
+
+class RolloutPolicy(Protocol):
+    """What acts inside a model: ``policy(obs (B, O), generator=g) -> model actions (B, A)``."""
+
+    def __call__(self, obs: Tensor, *, generator: Generator) -> Tensor:
+        """Choose one model action per row."""
+        ...
