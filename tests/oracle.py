@@ -48,7 +48,9 @@ class OracleEnv(gymnasium.Env[NDArray[Any], Any]):
         self.action_space: spaces.Space[Any] = spaces.Box(LOW, HIGH, dtype=np.float32)
         self._state = np.zeros(3, np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start from a uniform state in ``[-0.5, 0.5]``."""
         super().reset(seed=seed)
         self._state = self.np_random.uniform(-0.5, 0.5, 3).astype(np.float32)
