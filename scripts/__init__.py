@@ -1,0 +1,1 @@
+"""What a person runs: train, enjoy, plot, table and demo."""

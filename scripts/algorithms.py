@@ -1,0 +1,84 @@
+"""Which class an algorithm name stands for; libraries are imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+
+_MODULES: Mapping[str, Mapping[str, str]] = {
+    "sb3": {
+        "sac": "stable_baselines3:SAC",
+        "td3": "stable_baselines3:TD3",
+        "ddpg": "stable_baselines3:DDPG",
+        "dqn": "stable_baselines3:DQN",
+        "ppo": "stable_baselines3:PPO",
+        "a2c": "stable_baselines3:A2C",
+        "tqc": "sb3_contrib:TQC",
+        "crossq": "sb3_contrib:CrossQ",
+        "qrdqn": "sb3_contrib:QRDQN",
+        "trpo": "sb3_contrib:TRPO",
+    },
+    "sbx": {
+        "sac": "sbx:SAC",
+        "td3": "sbx:TD3",
+        "ddpg": "sbx:DDPG",
+        "dqn": "sbx:DQN",
+        "ppo": "sbx:PPO",
+        "tqc": "sbx:TQC",
+        "crossq": "sbx:CrossQ",
+    },
+}
+_EXTRAS = {"sb3_contrib": "contrib", "sbx": "sbx"}
+_SET_BY_TRAIN = ("self", "env", "policy", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model")
+ON_POLICY = ("ppo", "a2c", "trpo")
+
+
+def agent_class(algo: str, backend: str) -> type[BaseAlgorithm]:
+    """The agent's class.
+
+    Raises:
+        ValueError: if the backend has no such algorithm.
+        ImportError: if its library is missing, with the extra to install.
+    """
+    table = _MODULES[backend]
+    if algo not in table:
+        raise ValueError(f"--backend {backend} has no {algo}; it has {', '.join(sorted(table))}.")
+    module_name, class_name = table[algo].split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        extra = _EXTRAS.get(module_name, module_name)
+        raise ImportError(f"{algo} needs {module_name}: pip install 'mbrl-wrappers[{extra}]'.") from error
+    found: type[BaseAlgorithm] = getattr(module, class_name)
+    return found
+
+
+def agent_keys(cls: type[BaseAlgorithm]) -> list[str]:
+    """Keyword arguments a configuration may set."""
+    return [name for name in inspect.signature(cls).parameters if name not in _SET_BY_TRAIN]
+
+
+def action_noise(run: Mapping[str, Any], action_space: spaces.Space[Any]) -> ActionNoise | None:
+    """The exploration noise named by ``noise_type`` and ``noise_std``, in scaled action units.
+
+    Raises:
+        ValueError: for an unknown type.
+        TypeError: for a space without continuous actions.
+    """
+    kind = run.get("noise_type")
+    if kind is None:
+        return None
+    kinds = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+    if kind not in kinds:
+        raise ValueError(f"noise_type must be one of {', '.join(kinds)}, got {kind!r}.")
+    if not isinstance(action_space, spaces.Box):
+        raise TypeError(f"noise_type {kind!r} needs a Box action space, got {action_space}.")
+    std = float(run.get("noise_std", 0.1))
+    return kinds[kind](np.zeros(action_space.shape), std * np.ones(action_space.shape))

@@ -1,0 +1,73 @@
+"""Real environments for training and evaluation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from scripts.phases import PhaseClock, TimedEnv
+
+
+def check_env_id(env_id: str) -> None:
+    """Refuse an id that Gymnasium does not know, naming the closest one.
+
+    Raises:
+        ValueError: if nothing is registered under the id.
+    """
+    if env_id in gym.registry:
+        return
+    close = difflib.get_close_matches(env_id, list(gym.registry), n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"Gymnasium knows no environment {env_id!r}.{hint}")
+
+
+def make_env(
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    wrapper: str | None = None,
+    clock: PhaseClock | None = None,
+) -> gym.Env[Any, Any]:
+    """One real environment, with the observation wrapper of the configuration.
+
+    Args:
+        env_id: a registered id.
+        env_kwargs: arguments of its constructor.
+        wrapper: name of a wrapper in :mod:`mbrl_wrappers.tasks.wrappers`.
+        clock: counts step time when given.
+
+    Raises:
+        ValueError: if there is no such wrapper.
+    """
+    env: gym.Env[Any, Any] = gym.make(env_id, **env_kwargs)
+    if wrapper is not None:
+        from mbrl_wrappers.tasks import wrappers
+
+        if wrapper not in wrappers.__all__:
+            raise ValueError(f"env_wrapper must be one of {', '.join(sorted(wrappers.__all__))}, got {wrapper!r}.")
+        env = getattr(wrappers, wrapper)(env)
+    return env if clock is None else TimedEnv(env, clock)
+
+
+def make_real_vec_env(
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    seed: int,
+    *,
+    n_envs: int = 1,
+    wrapper: str | None = None,
+    clock: PhaseClock | None = None,
+    monitor_folder: Path | None = None,
+) -> VecEnv:
+    """Real environments as SB3 wants them, each monitored and seeded with ``seed + index``."""
+    return make_vec_env(
+        lambda: make_env(env_id, env_kwargs, wrapper, clock),
+        n_envs=n_envs,
+        seed=seed,
+        monitor_dir=None if monitor_folder is None else str(monitor_folder),
+    )

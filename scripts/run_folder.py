@@ -1,0 +1,62 @@
+"""Run folders laid out as in RL Zoo, and files that are never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def new_run_folder(log_folder: Path, algo: str, env_id: str, tag: str = "") -> Path:
+    """Make ``<log_folder>/<algo>/<env>_<n>`` with the next free number.
+
+    The folder is claimed by ``mkdir``, which fails if it exists, so two runs started together never share one.
+
+    Args:
+        log_folder: the root of all runs.
+        algo: algorithm name.
+        env_id: environment id; slashes of namespaced ids become dashes.
+        tag: optional arm name, put before the number.
+    """
+    parent = log_folder / algo
+    parent.mkdir(parents=True, exist_ok=True)
+    stem = "_".join(part for part in (safe_name(env_id), tag) if part)
+    pattern = re.compile(re.escape(stem) + r"_(\d+)")
+    taken = [int(match[1]) for entry in parent.iterdir() if (match := pattern.fullmatch(entry.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        folder = parent / f"{stem}_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def safe_name(env_id: str) -> str:
+    """An environment id as a file name."""
+    return env_id.replace("/", "-").replace(":", "-")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` in one step: a reader sees the old text or the new one, a kill leaves either."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write plain data as indented JSON through :func:`write_text_atomically`."""
+    write_text_atomically(path, json.dumps(value, indent=1, sort_keys=False, default=str) + "\n")

@@ -1,0 +1,41 @@
+"""Train one agent on one task, with a learned model or without.
+
+    python scripts/train.py --algo sac --env Hopper-v5 -n 20000 --no-model
+    python scripts/train.py --algo sac --env Hopper-v5 -n 20000 -P
+
+Every evaluation in the run folder is taken on the real environment, with the deterministic policy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: imports start at the checkout
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from scripts.arguments import parse_arguments
+from scripts.threads import limit_threads
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, train, and return the exit code.
+
+    Args:
+        argv: words after the program name; the process's own when omitted.
+    """
+    args = parse_arguments(argv)
+    limit_threads(args.num_threads)
+    from scripts.training import train  # only now: torch and jax read the thread limits when imported
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return train(args, words)
+    except (ValueError, TypeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
