@@ -93,7 +93,8 @@ class DiscreteOracleEnv(OracleEnv):
         self._start = start
 
     def _push(self, action: Any) -> NDArray[np.float32]:
-        return DISCRETE_ACTIONS[int(action) - self._start]
+        push: NDArray[np.float32] = DISCRETE_ACTIONS[int(action) - self._start]
+        return push
 
 
 def oracle_step(obs: th.Tensor, push: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:

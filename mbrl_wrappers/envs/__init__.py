@@ -1,0 +1,18 @@
+"""Models as Gymnasium environments."""
+
+from mbrl_wrappers.envs.branches import Branches, BranchStep
+from mbrl_wrappers.envs.model_env import ModelEnv
+from mbrl_wrappers.envs.model_vector_env import ModelVectorEnv
+from mbrl_wrappers.envs.registration import register_envs
+from mbrl_wrappers.envs.starts import Starts, StartSampler, start_sampler
+
+__all__ = [
+    "BranchStep",
+    "Branches",
+    "ModelEnv",
+    "ModelVectorEnv",
+    "StartSampler",
+    "Starts",
+    "register_envs",
+    "start_sampler",
+]

@@ -1,0 +1,247 @@
+"""N rows of model state and clocks: the stateful core that all three model environments share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import xor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
+from mbrl_wrappers.rows import num_rows, put_rows, take_rows
+from mbrl_wrappers.seeding import torch_generator
+from mbrl_wrappers.spaces import check_action_space, check_observation_space
+from mbrl_wrappers.types import DynamicsModel, Limits, Prediction
+
+BoolArray = NDArray[np.bool_]
+
+
+class BranchStep(NamedTuple):
+    """One step of all rows, before anything is restarted; fresh arrays.
+
+    Attributes:
+        obs: ``(N, O)`` in the dtype of the observation space: what the step led to. An invalid row repeats its last
+            valid observation.
+        reward: ``(N,)`` float32, 0 where invalid.
+        terminated: ``(N,)`` bool, the model predicts a failure.
+        truncated: ``(N,)`` bool, the horizon is reached without one, or the prediction is invalid.
+        invalid: ``(N,)`` bool, the prediction is not finite or outside the limits.
+    """
+
+    obs: NDArray[Any]
+    reward: NDArray[np.float32]
+    terminated: BoolArray
+    truncated: BoolArray
+    invalid: BoolArray
+
+
+class Branches:
+    """Imagined trajectories, one per row, each with its own clock.
+
+    The model is a function of explicit state; this class is where the state lives. Rows never see each other:
+    restarting some leaves the others' state untouched, and what a row draws does not depend on which others ended.
+    For that, each row draws its starts from a numpy stream of its own; the model's steps draw for all rows from one
+    torch stream, and its resets from one that is seeded anew by the count of steps.
+
+    Observations are clipped to the bounds of the observation space when shown; the state is not.
+
+    Args:
+        model: predicts the steps.
+        starts: see :func:`mbrl_wrappers.envs.starts.start_sampler`.
+        num_rows: ``N``.
+        horizon: steps after which a branch is truncated, at least 1.
+        limits: the range outside of which a prediction is not believed. By default the model's own ``limits``
+            attribute, read at each step; a model without one is only checked for finite numbers.
+
+    Raises:
+        TypeError: for a model that is none, or spaces that models cannot handle.
+        ValueError: if ``num_rows`` or ``horizon`` is below 1, or for starts of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        model: DynamicsModel[Any],
+        starts: Starts,
+        num_rows: int,
+        horizon: int,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        for needed in ("reset", "step", "observation_space", "action_space", "device"):
+            if not hasattr(model, needed):
+                raise TypeError(
+                    f"model must be a DynamicsModel, and {type(model).__name__} has no {needed!r}. To plan or train in "
+                    "a function of yours, wrap it in FunctionModel."
+                )
+        self.model = model
+        self.observation_space = check_observation_space(model.observation_space)
+        self.action_space = check_action_space(model.action_space)
+        self.obs_dim = int(self.observation_space.shape[0])
+        self.num_rows = _at_least_one("num_envs", num_rows)
+        self.horizon = horizon
+        self.num_invalid = 0
+        self._draw_starts = start_sampler(starts, self.obs_dim)
+        self._limits = limits
+        self._rngs: list[np.random.Generator] = []
+        self._state: Any = None
+        self._obs = np.zeros((self.num_rows, self.obs_dim), self.observation_space.dtype)  # (N, O)
+        self._elapsed = np.zeros(self.num_rows, np.int64)  # (N,)
+        self._steps = 0
+        self._restarts_since_step = 0
+
+    @property
+    def horizon(self) -> int:
+        """Steps after which a branch is truncated; may be changed at any time, also for the branches under way."""
+        return self._horizon
+
+    @horizon.setter
+    def horizon(self, value: int) -> None:
+        self._horizon = _at_least_one("horizon", value)
+
+    @property
+    def obs(self) -> NDArray[Any]:
+        """A copy of the current observations, ``(N, O)`` in the dtype of the space."""
+        return self._obs.copy()
+
+    @property
+    def elapsed(self) -> NDArray[np.int64]:
+        """A copy of the clocks, ``(N,)`` steps since each row's start."""
+        return self._elapsed.copy()
+
+    @property
+    def started(self) -> bool:
+        """Whether the rows were ever started."""
+        return self._state is not None
+
+    def use_streams(self, rngs: Sequence[np.random.Generator]) -> None:
+        """Draw row ``i``'s starts from ``rngs[i]``; where a stream is new, reseed the model's draws from it.
+
+        Args:
+            rngs: ``N`` numpy generators. Passing those already in use changes nothing.
+        """
+        known = {id(rng) for rng in self._rngs}
+        fresh = [int(rng.integers(2**62)) for rng in rngs if id(rng) not in known]
+        self._rngs = list(rngs)
+        if fresh:
+            self._seed = reduce(xor, fresh)
+            self._generator = torch_generator(self._seed, self.model.device)
+            self._steps = self._restarts_since_step = 0
+
+    def restart(self, rows: BoolArray | None = None, *, obs: object = None, state: object = None) -> None:
+        """Start rows anew, at drawn observations or at given ones; all other rows stay as they are.
+
+        Args:
+            rows: ``(N,)`` bool; ``None`` means all.
+            obs: ``(R, O)`` observations for the ``R`` chosen rows, in environment units; drawn from the starts if absent.
+            state: a model state of ``R`` rows to continue from. Its observations are ``obs``, or the state's own
+                ``obs`` field if it has one.
+
+        Raises:
+            ValueError: for arrays of another shape, or a state that does not tell its observations.
+        """
+        mask = np.ones(self.num_rows, bool) if rows is None else np.asarray(rows, bool)
+        chosen = np.flatnonzero(mask)
+        if not len(chosen):
+            return
+        if state is not None:
+            obs = getattr(state, "obs", None) if obs is None else obs
+            if obs is None:
+                raise ValueError(
+                    f"A {type(state).__name__} does not tell its observation: pass options={{'obs': ..., 'state': ...}}."
+                )
+            if num_rows(state) != len(chosen):
+                raise ValueError(f"The given state has {num_rows(state)} rows, but {len(chosen)} are started.")
+        start = self._start_obs(chosen) if obs is None else check_observations(obs, len(chosen), self.obs_dim, "obs")
+        fresh = self._reset_model(chosen, start) if state is None else state
+        index = th.as_tensor(chosen, device=self.model.device)
+        if len(chosen) == self.num_rows:
+            self._state = fresh
+        elif self._state is None:
+            raise ValueError("Start all rows before restarting some.")
+        else:
+            self._state = put_rows(self._state, index, fresh)
+        self._obs[chosen] = start
+        self._elapsed[chosen] = 0
+        self._restarts_since_step += 1
+
+    @th.no_grad()
+    def step(self, action: Tensor, *, idle: BoolArray | None = None) -> BranchStep:
+        """Advance every row by one step.
+
+        Args:
+            action: ``(N, A)`` model actions.
+            idle: ``(N,)`` bool, rows that stay where they are: no reward, no end, not counted.
+
+        Returns:
+            What happened; the ended rows are still to be restarted.
+        """
+        assert self._state is not None, "restart() comes first"
+        active = np.ones(self.num_rows, bool) if idle is None else ~idle
+        previous = self._state
+        self._state, prediction = self.model.step(
+            previous, action.to(self.model.device, th.float32), generator=self._generator
+        )
+        self._check_shapes(prediction)
+        valid: BoolArray = self._valid(prediction).cpu().numpy()  # (N,)
+        moved = valid & active
+        if not moved.all():
+            # The state stays where it was last believed, so that a diverged row cannot poison what comes after.
+            stays = th.as_tensor(~moved, device=prediction.reward.device)
+            self._state = put_rows(self._state, stays, take_rows(previous, stays))
+        space = self.observation_space
+        shown = np.clip(prediction.next_obs.cpu().numpy(), space.low, space.high).astype(space.dtype)
+        self._obs = np.where(moved[:, None], shown, self._obs)
+        self._elapsed += active
+        self._steps += 1
+        self._restarts_since_step = 0
+        invalid = ~valid & active
+        self.num_invalid += int(invalid.sum())
+        terminated = prediction.terminated.cpu().numpy().astype(bool) & moved
+        return BranchStep(
+            obs=self._obs.copy(),
+            reward=np.where(moved, prediction.reward.cpu().numpy(), 0.0).astype(np.float32),
+            terminated=terminated,
+            truncated=(invalid | (active & (self._elapsed >= self.horizon))) & ~terminated,
+            invalid=invalid,
+        )
+
+    def _start_obs(self, chosen: NDArray[np.int64]) -> NDArray[Any]:
+        """One start per chosen row, each from the row's own stream, ``(R, O)``."""
+        return np.concatenate([self._draw_starts(1, self._rngs[row]) for row in chosen])
+
+    @th.no_grad()
+    def _reset_model(self, chosen: NDArray[np.int64], start: NDArray[Any]) -> object:
+        """The model's state at ``start (R, O)`` for the chosen rows."""
+        # The model resets N rows whichever were chosen, so that row i always gets the i-th draw of this moment.
+        full = np.repeat(start[:1], self.num_rows, 0)
+        full[chosen] = start
+        key = np.random.SeedSequence([self._seed, self._steps, self._restarts_since_step])
+        generator = torch_generator(int(key.generate_state(1, np.uint64)[0] >> 2), self.model.device)
+        obs = th.as_tensor(full.astype(np.float32), device=self.model.device)
+        state = self.model.reset(obs, generator=generator)
+        return state if len(chosen) == self.num_rows else take_rows(state, th.as_tensor(chosen, device=obs.device))
+
+    def _valid(self, prediction: Prediction) -> Tensor:
+        finite = prediction.next_obs.isfinite().all(1) & prediction.reward.isfinite()
+        limits = self._limits if self._limits is not None else getattr(self.model, "limits", None)
+        if limits is None:
+            return finite
+        return finite & Limits(*(bound.to(finite.device) for bound in limits)).valid(prediction)
+
+    def _check_shapes(self, prediction: Prediction) -> None:
+        # A (B, 1) reward would broadcast to (B, B) without a word, and the model may be a user's own function.
+        wanted = ((self.num_rows, self.obs_dim), (self.num_rows,), (self.num_rows,))
+        got = tuple(tuple(field.shape) for field in prediction)
+        if got != wanted:
+            raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    return int(value)

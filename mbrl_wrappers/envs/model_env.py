@@ -1,0 +1,115 @@
+"""A model as one ordinary Gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from mbrl_wrappers.envs.actions import ActionGate
+from mbrl_wrappers.envs.branches import Branches
+from mbrl_wrappers.envs.starts import Starts
+from mbrl_wrappers.types import DynamicsModel, Limits
+
+
+class ModelEnv(gymnasium.Env[NDArray[Any], Any]):
+    """Episodes imagined by a model, ``horizon`` steps long unless the model predicts a failure.
+
+    A predicted failure is a termination. The end of the horizon is a truncation, and so is a prediction that is not
+    finite or leaves the limits: the last valid observation is then repeated, with reward 0 and
+    ``info["invalid"] = True`` (the key is absent otherwise), and :attr:`num_invalid` counts it.
+
+    ``reset(seed=...)`` fixes starts and model noise. ``reset(options={"obs": obs})`` starts at ``obs (O,)``;
+    ``options={"state": state}`` continues from a model state of one row, and needs ``"obs"`` too if the state has no
+    ``obs`` field.
+
+    Scores in here are imagined: ``metadata["is_model"]`` is ``True`` so that evaluation code can say so.
+
+    Args:
+        model: predicts the steps; gives the spaces, in environment units.
+        starts: a function ``(n, rng) -> (n, O)``, observations ``(M, O)``, or a buffer with ``sample_observations``.
+        horizon: steps until truncation, at least 1. Gymnasium's checker wants 2 or more.
+        limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+        render_mode: only ``None``, a model has no picture.
+
+    Raises:
+        TypeError: for spaces or starts that are not supported.
+        ValueError: for a horizon below 1, a render mode, or starts of the wrong shape.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "is_model": True}  # noqa: RUF012 - as Gymnasium declares it
+
+    def __init__(
+        self,
+        model: DynamicsModel[Any],
+        starts: Starts,
+        horizon: int,
+        *,
+        limits: Limits | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None:
+            raise ValueError(f"A model cannot be rendered: render_mode must be None, got {render_mode!r}.")
+        self._branches = Branches(model, starts, 1, horizon, limits=limits)
+        self._gate = ActionGate(self._branches.action_space)
+        self.observation_space = self._branches.observation_space
+        self.action_space = self._branches.action_space
+        self.render_mode = None
+        self._needs_reset = True
+
+    @property
+    def model(self) -> DynamicsModel[Any]:
+        """The model inside."""
+        return self._branches.model
+
+    @property
+    def horizon(self) -> int:
+        """Steps until truncation; may be changed at any time."""
+        return self._branches.horizon
+
+    @horizon.setter
+    def horizon(self, value: int) -> None:
+        self._branches.horizon = value
+
+    @property
+    def num_invalid(self) -> int:
+        """How many episodes ended by a prediction that was not believed."""
+        return self._branches.num_invalid
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode; see the class for ``options``."""
+        super().reset(seed=seed)
+        options = checked_options(options, {"obs", "state"})
+        self._branches.use_streams([self.np_random])
+        obs = options.get("obs")
+        self._branches.restart(obs=None if obs is None else np.asarray(obs)[None], state=options.get("state"))
+        self._needs_reset = False
+        return self._branches.obs[0], {}
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Advance by one predicted step with an action in environment units.
+
+        Raises:
+            ResetNeeded: before the first reset and after the end of an episode.
+            ValueError: for an action of the wrong shape, not finite, or not existing.
+        """
+        if self._needs_reset:
+            raise ResetNeeded("The episode is over or was never started: call reset() first.")
+        result = self._branches.step(self._gate(np.asarray(action)[None], 1))
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
+        self._needs_reset = terminated or truncated
+        info = {"invalid": True} if result.invalid[0] else {}
+        return result.obs[0], float(result.reward[0]), terminated, truncated, info
+
+
+def checked_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
+    """Return ``options`` or an empty dict; raise a ``ValueError`` for keys that would be ignored."""
+    unknown = set(options or {}) - known
+    if unknown:
+        raise ValueError(f"Unknown reset options {sorted(unknown)}; known are {sorted(known)}.")
+    return options or {}

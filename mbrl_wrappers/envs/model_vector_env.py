@@ -1,0 +1,166 @@
+"""A model as a Gymnasium vector environment: one batched prediction per step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.seeding import np_random
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from mbrl_wrappers.envs.actions import ActionGate
+from mbrl_wrappers.envs.branches import Branches
+from mbrl_wrappers.envs.model_env import checked_options
+from mbrl_wrappers.envs.starts import Starts
+from mbrl_wrappers.types import DynamicsModel, Limits
+
+StepResult = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+
+
+class ModelVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
+    """``num_envs`` imagined episodes side by side, as :class:`ModelEnv` defines them.
+
+    With a deterministic model, row ``i`` seeded with ``seed`` goes exactly the way of a ``ModelEnv`` seeded with
+    ``seed + i``. A row's path does not depend on when the others end.
+
+    The autoreset modes are Gymnasium's. ``SAME_STEP``: the step that ends an episode returns the next episode's first
+    observation, and the last one of the old is in ``info["final_obs"]``. ``NEXT_STEP``: the end is returned as it is,
+    and the next step ignores the action and returns the new start with reward 0. ``DISABLED``: end rows must be
+    restarted with ``reset(options={"reset_mask": mask})``.
+
+    ``info["invalid"]`` marks the rows whose prediction was not believed (in ``info["final_info"]`` for
+    ``SAME_STEP``).
+
+    Args:
+        model: predicts the steps; gives the single spaces, in environment units.
+        starts: a function ``(n, rng) -> (n, O)``, observations ``(M, O)``, or a buffer with ``sample_observations``.
+        num_envs: ``N``.
+        horizon: steps until truncation, at least 1.
+        limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+        autoreset_mode: an ``AutoresetMode`` or its value, such as ``"NextStep"``.
+
+    Raises:
+        TypeError: for spaces or starts that are not supported.
+        ValueError: for numbers below 1, an unknown mode, or starts of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        model: DynamicsModel[Any],
+        starts: Starts,
+        num_envs: int,
+        horizon: int,
+        *,
+        limits: Limits | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+    ) -> None:
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self._branches = Branches(model, starts, num_envs, horizon, limits=limits)
+        self._gate = ActionGate(self._branches.action_space)
+        self.num_envs = self._branches.num_rows
+        self.single_observation_space = self._branches.observation_space
+        self.single_action_space = self._branches.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.metadata = {"render_modes": [], "is_model": True, "autoreset_mode": self.autoreset_mode}
+        self._rngs: list[np.random.Generator] = []
+        self._ended = np.zeros(self.num_envs, bool)  # (N,) over, and not yet restarted
+
+    @property
+    def model(self) -> DynamicsModel[Any]:
+        """The model inside."""
+        return self._branches.model
+
+    @property
+    def horizon(self) -> int:
+        """Steps until truncation; may be changed at any time."""
+        return self._branches.horizon
+
+    @horizon.setter
+    def horizon(self, value: int) -> None:
+        self._branches.horizon = value
+
+    @property
+    def num_invalid(self) -> int:
+        """How many episodes ended by a prediction that was not believed."""
+        return self._branches.num_invalid
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start all episodes, or those of a mask.
+
+        Args:
+            seed: row ``i`` gets ``seed + i``; or one seed per row, ``None`` for rows whose stream goes on.
+            options: ``"obs"``: ``(R, O)`` start observations; ``"state"``: a model state of ``R`` rows, with ``"obs"``
+                if it has no such field; ``"reset_mask"``: ``(N,)`` bool, the ``R`` rows to start (default all).
+
+        Returns:
+            ``(N, O)`` observations of all rows, and an empty info.
+        """
+        options = checked_options(options, {"obs", "state", "reset_mask"})
+        mask = self._checked_mask(options.get("reset_mask"))
+        self._seed_rows(seed)
+        self._branches.use_streams(self._rngs)
+        self._branches.restart(mask, obs=options.get("obs"), state=options.get("state"))
+        self._ended &= ~mask
+        return self._branches.obs, {}
+
+    def step(self, actions: NDArray[Any]) -> StepResult:
+        """Advance every row by one predicted step with actions ``(N, ...)`` in environment units.
+
+        Raises:
+            ResetNeeded: before the first reset; with ``DISABLED``, also while a row's episode is over.
+            ValueError: for actions of the wrong shape, not finite, or not existing.
+        """
+        if not self._branches.started:
+            raise ResetNeeded("The episodes were never started: call reset() first.")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            raise ResetNeeded(
+                f"The episodes of rows {np.flatnonzero(self._ended).tolist()} are over: restart them with "
+                "reset(options={'reset_mask': mask}), or choose another autoreset_mode."
+            )
+        # Only NEXT_STEP gets here with rows that are over: they sit this step out and start anew.
+        over = self._ended
+        result = self._branches.step(self._gate(actions, self.num_envs), idle=over)
+        self._branches.restart(over)
+        self._ended = result.terminated | result.truncated
+        infos: dict[str, Any] = {}
+        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        for row in np.flatnonzero(self._ended if same_step else result.invalid):
+            info: dict[str, Any] = {"invalid": True} if result.invalid[row] else {}
+            final = {"final_obs": result.obs[row].copy(), "final_info": info} if same_step else info
+            infos = self._add_info(infos, final, int(row))
+        if same_step:
+            self._branches.restart(self._ended)
+            self._ended = np.zeros(self.num_envs, bool)
+        return self._branches.obs, result.reward.astype(np.float64), result.terminated, result.truncated, infos
+
+    def _seed_rows(self, seed: int | Sequence[int | None] | None) -> None:
+        if seed is None or isinstance(seed, int | np.integer):
+            super().reset(seed=None if seed is None else int(seed))
+            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"Expected one seed per row, {self.num_envs}, got {len(seeds)}.")
+        if not self._rngs:
+            self._rngs = self.np_random.spawn(self.num_envs)
+        self._rngs = [rng if s is None else np_random(s)[0] for rng, s in zip(self._rngs, seeds, strict=True)]
+
+    def _checked_mask(self, mask: object) -> NDArray[np.bool_]:
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        array = np.asarray(mask)
+        if array.shape != (self.num_envs,) or array.dtype != np.bool_ or not array.any():
+            raise ValueError(
+                f"options['reset_mask'] must be a bool array of shape ({self.num_envs},) with at least one True, "
+                f"got shape {array.shape} and dtype {array.dtype}."
+            )
+        if not self._branches.started and not array.all():
+            raise ResetNeeded("Start all rows once with reset() before restarting some with a reset_mask.")
+        return array

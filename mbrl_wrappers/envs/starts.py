@@ -1,0 +1,91 @@
+"""Where imagined branches begin: a function, an array of observations, or a buffer of real data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+StartSampler: TypeAlias = Callable[[int, np.random.Generator], NDArray[Any]]
+"""``sampler(n, rng) -> (n, O)``: start observations in environment units, drawn with ``rng`` alone."""
+
+
+@runtime_checkable
+class ObservationSource(Protocol):
+    """A buffer of real data that hands out observations, ``(n, O)``."""
+
+    def sample_observations(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """Draw ``n`` stored observations with ``rng``."""
+        ...
+
+
+Starts: TypeAlias = StartSampler | ObservationSource | NDArray[Any] | th.Tensor
+"""What the model environments take as ``starts``."""
+
+
+def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
+    """Turn any kind of starts into one checked function.
+
+    Args:
+        starts: a callable ``(n, rng) -> (n, O)``, an object with ``sample_observations(n, rng)`` (both replay buffers
+            of this project have it), or observations ``(M, O)`` from which rows are drawn uniformly, with replacement.
+        obs_dim: ``O``.
+
+    Returns:
+        A function whose result is checked for shape and finiteness at each call.
+
+    Raises:
+        TypeError: if ``starts`` is none of the three.
+        ValueError: for an array of the wrong shape, an empty one, or one that is not finite; later, when called,
+            if the callable or the buffer returns such an array.
+    """
+    if isinstance(starts, ObservationSource):
+        draw: StartSampler = starts.sample_observations
+        name = f"{type(starts).__name__}.sample_observations"
+    elif callable(starts):
+        draw, name = starts, "the starts function"
+    else:
+        draw, name = _rows_of(starts, obs_dim), "starts"
+
+    def sample(n: int, rng: np.random.Generator) -> NDArray[Any]:
+        return check_observations(draw(n, rng), n, obs_dim, name)
+
+    return sample
+
+
+def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -> NDArray[Any]:
+    """Return ``obs`` as a finite float array ``(rows, O)`` or raise a ``ValueError`` that names the culprit.
+
+    Args:
+        obs: an array or tensor.
+        rows: the expected number of rows; ``None`` accepts any.
+        obs_dim: ``O``.
+        name: what to call it in the message.
+    """
+    array = np.asarray(obs.detach().cpu() if isinstance(obs, th.Tensor) else obs)
+    wanted = f"({'n' if rows is None else rows}, {obs_dim})"
+    if array.ndim != 2 or array.shape[1] != obs_dim or (rows is not None and len(array) != rows):
+        hint = " One observation is obs[None]." if array.shape == (obs_dim,) else ""
+        raise ValueError(f"{name} must give observations of shape {wanted}, got {array.shape}.{hint}")
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"{name} must give numbers, got dtype {array.dtype}.")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        row, index = bad[0]
+        raise ValueError(f"{name} gave a non-finite observation: row {row}, index {index} is {array[row, index]}.")
+    return array
+
+
+def _rows_of(starts: object, obs_dim: int) -> StartSampler:
+    if not isinstance(starts, np.ndarray | th.Tensor | list | tuple):
+        raise TypeError(
+            f"starts must be a function (n, rng) -> (n, {obs_dim}), an array of observations (M, {obs_dim}) or a buffer "
+            f"with sample_observations(n, rng); got {type(starts).__name__}."
+        )
+    rows = check_observations(starts, None, obs_dim, "starts").copy()
+    if not len(rows):
+        raise ValueError("starts is empty: a branch needs at least one observation to start from.")
+    return lambda n, rng: rows[rng.integers(len(rows), size=n)]
