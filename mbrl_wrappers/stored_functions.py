@@ -39,7 +39,7 @@ def register_function(cls: C) -> C:
         raise TypeError(f"{cls.__name__} must be a @dataclass(frozen=True) to be stored by name.")
     known = _FUNCTIONS.get(cls.__name__)
     if known is not None and _identity(known) != _identity(cls):
-        raise ValueError(f"The name {cls.__name__!r} is taken by {_identity(known)}: choose another for {_identity(cls)}.")
+        raise ValueError(f"The name {cls.__name__!r} is taken by {_identity(known)}: choose another.")
     _FUNCTIONS[cls.__name__] = cls
     return cls
 

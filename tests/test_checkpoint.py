@@ -228,9 +228,7 @@ def test_a_folder_or_nothing_is_not_a_model(model: Affine, tmp_path: Path) -> No
         load(tmp_path / "absent")
 
 
-def test_other_simulator_versions_are_reported(
-    model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_simulator_versions_are_reported(model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checkpoint_file.read_versions
     monkeypatch.setattr(checkpoint_file, "read_versions", lambda *names: {**real(*names), "mujoco": "1.50.1"})
     path = save(model, tmp_path / "m")
