@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import xor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch as th
@@ -132,12 +132,17 @@ class Branches:
             self._generator = torch_generator(self._seed, self.model.device)
             self._steps = self._restarts_since_step = 0
 
+    def draw_start(self, row: int) -> NDArray[Any]:
+        """A start observation ``(O,)`` from the row's own stream."""
+        return cast(NDArray[Any], self._draw_starts(1, self._rngs[row])[0])
+
     def restart(self, rows: BoolArray | None = None, *, obs: object = None, state: object = None) -> None:
         """Start rows anew, at drawn observations or at given ones; all other rows stay as they are.
 
         Args:
             rows: ``(N,)`` bool; ``None`` means all.
-            obs: ``(R, O)`` observations for the ``R`` chosen rows, in environment units; drawn from the starts if absent.
+            obs: ``(R, O)`` observations for the ``R`` chosen rows, in environment units; by default drawn from
+                the starts.
             state: a model state of ``R`` rows to continue from. Its observations are ``obs``, or the state's own
                 ``obs`` field if it has one.
 
@@ -152,11 +157,14 @@ class Branches:
             obs = getattr(state, "obs", None) if obs is None else obs
             if obs is None:
                 raise ValueError(
-                    f"A {type(state).__name__} does not tell its observation: pass options={{'obs': ..., 'state': ...}}."
+                    f"A {type(state).__name__} does not tell its observation: give 'obs' along with 'state'."
                 )
             if num_rows(state) != len(chosen):
                 raise ValueError(f"The given state has {num_rows(state)} rows, but {len(chosen)} are started.")
-        start = self._start_obs(chosen) if obs is None else check_observations(obs, len(chosen), self.obs_dim, "obs")
+        if obs is None:
+            start = np.stack([self.draw_start(int(row)) for row in chosen])
+        else:
+            start = check_observations(obs, len(chosen), self.obs_dim, "obs")
         fresh = self._reset_model(chosen, start) if state is None else state
         index = th.as_tensor(chosen, device=self.model.device)
         if len(chosen) == self.num_rows:
@@ -209,10 +217,6 @@ class Branches:
             truncated=(invalid | (active & (self._elapsed >= self.horizon))) & ~terminated,
             invalid=invalid,
         )
-
-    def _start_obs(self, chosen: NDArray[np.int64]) -> NDArray[Any]:
-        """One start per chosen row, each from the row's own stream, ``(R, O)``."""
-        return np.concatenate([self._draw_starts(1, self._rngs[row]) for row in chosen])
 
     @th.no_grad()
     def _reset_model(self, chosen: NDArray[np.int64], start: NDArray[Any]) -> object:

@@ -92,7 +92,7 @@ def _load_starts(path: str, starts: StoredStarts) -> NDArray[Any]:
     saved = checkpoint.load_starts(path)
     if saved is None:
         raise ValueError(
-            f"No start observations were saved with {path}: save the model with starts=..., or pass starts=, the path of "
-            "a .npy file of observations or the rows themselves."
+            f"No start observations were saved with {path}: save the model with starts=..., or pass starts=, the path "
+            "of a .npy file of observations or the rows themselves."
         )
     return np.asarray(saved)

@@ -82,8 +82,8 @@ def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -
 def _rows_of(starts: object, obs_dim: int) -> StartSampler:
     if not isinstance(starts, np.ndarray | th.Tensor | list | tuple):
         raise TypeError(
-            f"starts must be a function (n, rng) -> (n, {obs_dim}), an array of observations (M, {obs_dim}) or a buffer "
-            f"with sample_observations(n, rng); got {type(starts).__name__}."
+            f"starts must be a function (n, rng) -> (n, {obs_dim}), an array of observations (M, {obs_dim}) or a "
+            f"buffer with sample_observations(n, rng); got {type(starts).__name__}."
         )
     rows = check_observations(starts, None, obs_dim, "starts").copy()
     if not len(rows):

@@ -1,0 +1,220 @@
+"""Real transitions for loops that do not fill a Stable-Baselines3 buffer: planners and on-policy agents."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl_wrappers import checkpoint_file
+from mbrl_wrappers.space_json import space_from_json, space_to_json
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
+from mbrl_wrappers.types import Transitions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_KIND = "transition-store"
+
+
+class TransitionStore:
+    """A ring of real transitions of ``num_envs`` environments that step together.
+
+    Rows are kept as float32 and actions as model actions, so that :meth:`transitions` is what models are fitted to.
+    When the store is full, the oldest step of all environments gives way.
+
+    Args:
+        capacity: how many transitions to keep, all environments together (rounded up to whole steps).
+        observation_space: one-dimensional float Box.
+        action_space: Box or Discrete.
+        num_envs: ``N``.
+
+    Raises:
+        TypeError: for spaces that models cannot handle.
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(self, capacity: int, observation_space: AnySpace, action_space: AnySpace, num_envs: int = 1) -> None:
+        if capacity < 1 or num_envs < 1:
+            raise ValueError(f"capacity and num_envs must be at least 1, got {capacity} and {num_envs}.")
+        self.observation_space = check_observation_space(observation_space)
+        self.codec = ActionCodec(action_space)
+        self.num_envs = num_envs
+        self.steps_kept = -(-capacity // num_envs)
+        self.steps_seen = 0
+        """How many times :meth:`add` was called, forgotten steps included."""
+        rows, obs_dim = (self.steps_kept, num_envs), self.observation_space.shape[0]
+        self._obs = np.zeros((*rows, obs_dim), np.float32)
+        self._next_obs = np.zeros((*rows, obs_dim), np.float32)
+        self._action = np.zeros((*rows, self.codec.size), np.float32)
+        self._reward = np.zeros(rows, np.float32)
+        self._terminated = np.zeros(rows, bool)
+        self._last = np.zeros(rows, bool)
+
+    @property
+    def capacity(self) -> int:
+        """How many transitions fit, all environments together."""
+        return self.steps_kept * self.num_envs
+
+    def __len__(self) -> int:
+        """How many transitions are stored, all environments together."""
+        return min(self.steps_seen, self.steps_kept) * self.num_envs
+
+    def add(
+        self, obs: object, action: object, reward: object, next_obs: object, terminated: object, truncated: object
+    ) -> None:
+        """Store one step of every environment.
+
+        With one environment the leading axis may be left out. If an environment's ``obs`` is not where its last
+        step led, it was reset in between, and that step is marked as the last of its episode.
+
+        Args:
+            obs: ``(N, O)``.
+            action: ``(N, *shape)`` or ``(N,)``, in environment units.
+            reward: ``(N,)``.
+            next_obs: ``(N, O)`` the true successor: on the last step of an episode the final observation, not the
+                first one of the next.
+            terminated: ``(N,)`` bool.
+            truncated: ``(N,)`` bool.
+
+        Raises:
+            ValueError: for a wrong shape, or a number that is not finite; nothing is stored then.
+        """
+        obs_shape = self.observation_space.shape
+        new_obs = self._rows("obs", obs, obs_shape)
+        new_action = self.codec.from_env(self._rows("action", action, self.codec.action_space.shape or ())).numpy()
+        new_reward = self._rows("reward", reward, ())
+        new_next_obs = self._rows("next_obs", next_obs, obs_shape)
+        new_terminated = self._rows("terminated", terminated, ()).astype(bool)
+        new_truncated = self._rows("truncated", truncated, ()).astype(bool)
+        if self.steps_seen:
+            newest = (self.steps_seen - 1) % self.steps_kept
+            self._last[newest] |= (self._next_obs[newest] != new_obs.astype(np.float32)).any(1)
+        slot = self.steps_seen % self.steps_kept
+        self._obs[slot], self._next_obs[slot] = new_obs, new_next_obs
+        self._action[slot], self._reward[slot] = new_action, new_reward
+        self._terminated[slot], self._last[slot] = new_terminated, new_terminated | new_truncated
+        self.steps_seen += 1
+
+    def transitions(self) -> Transitions:
+        """All stored rows: environment after environment, each in the order of time.
+
+        ``last`` is also set on each environment's newest row, because what follows it in the batch is another
+        environment's, or nothing.
+        """
+        order = self._slots_in_time()
+        last = self._last[order]  # (T, N)
+        last[-1:] = True
+
+        def per_env(array: NDArray[Any]) -> NDArray[Any]:  # (T, N, ...) -> (N * T, ...)
+            return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
+
+        return self._batch(*(per_env(array[order]) for array in self._arrays().values()), last=per_env(last))
+
+    def sample(self, n: int, rng: np.random.Generator) -> Transitions:
+        """``n`` rows drawn uniformly with replacement by ``rng``.
+
+        Raises:
+            ValueError: if nothing is stored.
+        """
+        slot, env = self._draw(n, rng)
+        return self._batch(*(array[slot, env] for array in self._arrays().values()), last=self._last[slot, env])
+
+    def sample_observations(self, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """``n`` stored observations ``(n, O)`` drawn uniformly with replacement by ``rng``.
+
+        Raises:
+            ValueError: if nothing is stored.
+        """
+        return self._obs[self._draw(n, rng)]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything to one safetensors file (no pickle), whole or not at all; return its path."""
+        target = checkpoint_file.with_suffix(path)
+        order = self._slots_in_time()
+        arrays = {**self._arrays(), "last": self._last}
+        config = {
+            "capacity": self.capacity,
+            "num_envs": self.num_envs,
+            "steps_seen": self.steps_seen,
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.codec.action_space),
+        }
+        tensors = {name: th.from_numpy(array[order]) for name, array in arrays.items()}
+        checkpoint_file.write(target, _KIND, config, tensors)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Rebuild a store from :meth:`save`'s file; what is added later lands as if nothing had happened.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: if the file is damaged, or holds something else.
+        """
+        manifest, tensors = checkpoint_file.read(checkpoint_file.with_suffix(path))
+        if manifest.kind != _KIND:
+            raise checkpoint_file.CheckpointError(f"{path} holds a {manifest.kind!r}, not a {_KIND!r}.")
+        config = manifest.config
+        steps = config["steps_seen"]
+        kept = min(steps, -(-config["capacity"] // config["num_envs"]))
+        if any(tensor.shape[:2] != (kept, config["num_envs"]) for tensor in tensors.values()):
+            raise checkpoint_file.CheckpointError(f"{path} is corrupt: its tensors do not have {kept} steps.")
+        observation_space, action_space = (space_from_json(config[f"{k}_space"]) for k in ("observation", "action"))
+        store = cls(config["capacity"], observation_space, action_space, config["num_envs"])
+        store.steps_seen = steps
+        order = store._slots_in_time()
+        for name, array in {**store._arrays(), "last": store._last}.items():
+            array[order] = tensors[name].numpy()
+        return store
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "obs": self._obs,
+            "action": self._action,
+            "reward": self._reward,
+            "next_obs": self._next_obs,
+            "terminated": self._terminated,
+        }
+
+    def _batch(self, *arrays: NDArray[Any], last: NDArray[np.bool_]) -> Transitions:
+        fields: list[Tensor] = [th.from_numpy(np.ascontiguousarray(array)) for array in (*arrays, last)]
+        return Transitions(*fields)
+
+    def _slots_in_time(self) -> NDArray[np.int64]:
+        kept = min(self.steps_seen, self.steps_kept)
+        return np.arange(self.steps_seen - kept, self.steps_seen) % self.steps_kept
+
+    def _draw(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if not len(self):
+            raise ValueError("The store is empty: add real transitions before drawing from it.")
+        slot, env = np.divmod(rng.integers(len(self), size=n), self.num_envs)
+        return slot, env
+
+    def _rows(self, name: str, values: object, shape: tuple[int, ...]) -> NDArray[Any]:
+        """``values`` as ``(N, *shape)`` with finite numbers only."""
+        array = np.asarray(values)
+        if self.num_envs == 1 and array.shape == shape:
+            array = array[None]
+        if array.shape != (self.num_envs, *shape):
+            raise ValueError(f"{name} must have shape {(self.num_envs, *shape)}, got {array.shape}.")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is as bad as infinity
+            bad = np.argwhere(~np.isfinite(array.astype(np.float32)))
+        if len(bad):
+            env, *index = bad[0].tolist()
+            place = f"{name}{index}" if index else name
+            raise ValueError(
+                f"Step {self.steps_seen} of environment {env}: {place} is {array[tuple(bad[0])]}. "
+                "The environment, or what chose the action, has diverged; nothing was stored."
+            )
+        if name == "action" and isinstance(self.codec.action_space, spaces.Discrete):
+            first, beyond = int(self.codec.action_space.start), int(self.codec.action_space.start + self.codec.size)
+            if not np.issubdtype(array.dtype, np.integer) or (array < first).any() or (array >= beyond).any():
+                raise ValueError(f"Step {self.steps_seen}: {array} are not actions of {self.codec.action_space}.")
+        return array
