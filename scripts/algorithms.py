@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+
+from mbrl_wrappers.optional import require
 
 _MODULES: Mapping[str, Mapping[str, str]] = {
     "sb3": {
@@ -51,11 +52,7 @@ def agent_class(algo: str, backend: str) -> type[BaseAlgorithm]:
     if algo not in table:
         raise ValueError(f"--backend {backend} has no {algo}; it has {', '.join(sorted(table))}.")
     module_name, class_name = table[algo].split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        extra = _EXTRAS.get(module_name, module_name)
-        raise ImportError(f"{algo} needs {module_name}: pip install 'mbrl-wrappers[{extra}]'.") from error
+    module = require(module_name, extra=_EXTRAS.get(module_name, ""))
     found: type[BaseAlgorithm] = getattr(module, class_name)
     return found
 

@@ -11,7 +11,11 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
 from scripts.phases import PhaseClock, TimedEnv
+
+WRAPPERS = {"AngleObservation": AngleObservation, "ForwardVelocityObservation": ForwardVelocityObservation}
+WrapperSpec = str | Mapping[str, Mapping[str, Any] | None] | None
 
 
 def check_env_id(env_id: str) -> None:
@@ -30,7 +34,7 @@ def check_env_id(env_id: str) -> None:
 def make_env(
     env_id: str,
     env_kwargs: Mapping[str, Any],
-    wrapper: str | None = None,
+    wrapper: WrapperSpec = None,
     clock: PhaseClock | None = None,
 ) -> gym.Env[Any, Any]:
     """One real environment, with the observation wrapper of the configuration.
@@ -38,19 +42,17 @@ def make_env(
     Args:
         env_id: a registered id.
         env_kwargs: arguments of its constructor.
-        wrapper: name of a wrapper in :mod:`mbrl_wrappers.tasks.wrappers`.
+        wrapper: name of one of :data:`WRAPPERS`, or ``{name: keyword arguments}``.
         clock: counts step time when given.
 
     Raises:
         ValueError: if there is no such wrapper.
     """
     env: gym.Env[Any, Any] = gym.make(env_id, **env_kwargs)
-    if wrapper is not None:
-        from mbrl_wrappers.tasks import wrappers
-
-        if wrapper not in wrappers.__all__:
-            raise ValueError(f"env_wrapper must be one of {', '.join(sorted(wrappers.__all__))}, got {wrapper!r}.")
-        env = getattr(wrappers, wrapper)(env)
+    for name, kwargs in ({wrapper: {}} if isinstance(wrapper, str) else wrapper or {}).items():
+        if name not in WRAPPERS:
+            raise ValueError(f"env_wrapper must be one of {', '.join(WRAPPERS)}, got {name!r}.")
+        env = WRAPPERS[name](env, **(kwargs or {}))
     return env if clock is None else TimedEnv(env, clock)
 
 
@@ -60,7 +62,7 @@ def make_real_vec_env(
     seed: int,
     *,
     n_envs: int = 1,
-    wrapper: str | None = None,
+    wrapper: WrapperSpec = None,
     clock: PhaseClock | None = None,
     monitor_folder: Path | None = None,
 ) -> VecEnv:

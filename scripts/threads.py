@@ -24,6 +24,7 @@ def limit_threads(num_threads: int) -> None:
         return
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(num_threads)
+    os.environ["PJRT_NPROC"] = str(num_threads)  # the size of XLA's thread pool, which XLA_FLAGS does not reach
     if num_threads == 1 and _XLA_SINGLE_THREAD not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_SINGLE_THREAD}".strip()
 

@@ -1,0 +1,81 @@
+"""A markdown table of results from run folders.
+
+python scripts/table.py logs --marks 20000 50000 > results.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: imports start at the checkout
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from scripts.interval import stratified_bootstrap
+from scripts.phases import PHASES
+from scripts.runs import Run, find_runs, group_runs
+
+
+def score_cell(runs: Sequence[Run], step: float) -> str:
+    """``IQM [low, high]`` and the value of each seed at a real step; a dash where a seed has not got so far."""
+    scores = [run.return_at(step) for run in runs]
+    known = [score for score in scores if score is not None]
+    if not known:
+        return "–"
+    each = ", ".join("–" if score is None else f"{score:.0f}" for score in scores)
+    value, low, high = stratified_bootstrap(known)
+    band = f" [{low:.0f}, {high:.0f}]" if len(known) > 1 else ""
+    return f"**{value:.0f}**{band} ({each})"
+
+
+def minutes_cell(runs: Sequence[Run]) -> str:
+    """Mean wall minutes per run, and by phase."""
+    total = sum(float(run.summary["wall_seconds"]) for run in runs) / len(runs) / 60
+    parts = []
+    for phase in (*PHASES, "other"):
+        mean = sum(float(run.summary["phase_seconds"].get(phase, 0.0)) for run in runs) / len(runs) / 60
+        if mean >= 0.05:
+            parts.append(f"{phase.replace('_', ' ')} {mean:.1f}")
+    return f"{total:.1f} ({', '.join(parts)})" if parts else f"{total:.1f}"
+
+
+def results_table(runs: Sequence[Run], marks: Sequence[float]) -> str:
+    """The table in markdown: one row per task and arm.
+
+    Args:
+        runs: the runs.
+        marks: real steps at which scores are given; the last common evaluation of each arm when empty.
+    """
+    names = [f"{mark:,.0f} steps" for mark in marks] or ["last common evaluation"]
+    heads = ["task", "arm", "seeds", *names, "minutes per run"]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for task, arms in group_runs(runs).items():
+        for arm, members in arms.items():
+            end = min(run.steps[-1] for run in members)
+            scores = [score_cell(members, mark) for mark in marks] or [f"@{end:,.0f}: {score_cell(members, end)}"]
+            unfinished = sum(not run.summary["finished"] for run in members)
+            seeds = f"{len(members)}" + (f" ({unfinished} unfinished)" if unfinished else "")
+            lines.append(f"| {' | '.join([task, arm, seeds, *scores, minutes_cell(members)])} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table of the runs named on the command line."""
+    parser = argparse.ArgumentParser(prog="table.py", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    parser.add_argument("--marks", nargs="*", type=float, default=[], help="real steps at which scores are given")
+    args = parser.parse_args(argv)
+    try:
+        table = results_table(find_runs(args.runs), args.marks)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("IQM over seeds [95 % stratified-bootstrap interval] (each seed), evaluated on the real environment.\n")
+    print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

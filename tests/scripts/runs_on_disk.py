@@ -1,0 +1,40 @@
+"""Run folders with known numbers, for tests of what reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_run(
+    folder: Path,
+    returns: Sequence[Sequence[float]],
+    *,
+    arm: str = "sac",
+    seed: int = 0,
+    task: str = "Hopper-v5",
+    steps: Sequence[int] = (),
+    finished: bool = True,
+    **hyperparameters: object,
+) -> Path:
+    folder.mkdir(parents=True)
+    steps = steps or [100 * (index + 1) for index in range(len(returns))]
+    summary = {
+        "task": task,
+        "algorithm": "sac",
+        "backend": "sb3",
+        "with_model": "model" in arm,
+        "arm": arm,
+        "seeds": {"train": seed, "evaluation": seed + 10_000},
+        "finished": finished,
+        "wall_seconds": 120.0,
+        "phase_seconds": {"env_step": 6.0, "agent_train": 60.0, "other": 54.0},
+        "hyperparameters": dict(hyperparameters),
+        "env_kwargs": {},
+        "evaluations": [
+            {"real_steps": step, "returns": list(values)} for step, values in zip(steps, returns, strict=True)
+        ],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

@@ -1,0 +1,93 @@
+"""Reading run folders and the results table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.learning_curves import aggregate_curve, plot_returns, read_marks
+from scripts.runs import find_runs, group_runs, read_run
+from scripts.table import main, results_table
+from tests.scripts.runs_on_disk import write_run
+
+
+def test_a_return_is_the_mean_over_episodes(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "a", [[0.0, 10.0], [20.0, 40.0]]))
+    np.testing.assert_array_equal(run.returns, [5.0, 30.0])
+    assert run.return_at(100) == 5.0
+    assert run.return_at(150) == 17.5
+    assert run.return_at(99) is None
+    assert run.return_at(201) is None
+
+
+def test_table(tmp_path: Path) -> None:
+    for seed, value in enumerate([1.0, 2.0, 6.0]):
+        write_run(tmp_path / f"a{seed}", [[0.0], [value * 100]], seed=seed)
+    write_run(tmp_path / "m", [[7.0], [700.0]], arm="sac+model", finished=False)
+    lines = results_table(find_runs([tmp_path]), [200, 300]).splitlines()
+    assert lines[0] == "| task | arm | seeds | 200 steps | 300 steps | minutes per run |"
+    assert lines[2] == (
+        "| Hopper-v5 | sac | 3 | **300** [100, 600] (100, 200, 600) | – | "
+        "2.0 (env step 0.1, agent train 1.0, other 0.9) |"
+    )
+    assert lines[3].startswith("| Hopper-v5 | sac+model | 1 (1 unfinished) | **700** (700) | – |")
+
+
+def test_table_at_the_last_common_evaluation(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [[1.0], [3.0], [9.0]], seed=0)
+    write_run(tmp_path / "b", [[5.0], [7.0]], seed=1)
+    assert "@200: **5** [3, 7] (3, 7)" in results_table(find_runs([tmp_path]), [])
+
+
+def test_the_same_seed_twice_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [[1.0]])
+    write_run(tmp_path / "b", [[2.0]])
+    with pytest.raises(ValueError, match="seed 0 twice"):
+        group_runs(find_runs([tmp_path]))
+
+
+def test_mixed_hyperparameters_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [[1.0]], seed=0, gradient_steps=1, n_timesteps=5)
+    write_run(tmp_path / "b", [[2.0]], seed=1, gradient_steps=20, n_timesteps=6)
+    with pytest.raises(ValueError, match=r"differ in gradient_steps \(.*--tag"):
+        group_runs(find_runs([tmp_path]))
+
+
+def test_no_run_is_an_error_with_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "No run with an evaluation" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no summary.json"):
+        read_run(tmp_path)
+
+
+def test_curve_ends_where_the_shortest_run_ends(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [[0.0], [10.0], [20.0]], seed=0)
+    write_run(tmp_path / "b", [[4.0], [6.0]], seed=1, steps=[150, 250])
+    steps, (value, low, high) = aggregate_curve(find_runs([tmp_path]))
+    np.testing.assert_array_equal(steps, [150, 200, 250])
+    np.testing.assert_allclose(value, [4.5, 7.5, 10.5])
+    np.testing.assert_allclose(low, [4.0, 5.0, 6.0])
+    np.testing.assert_allclose(high, [5.0, 10.0, 15.0])
+
+
+def test_marks(tmp_path: Path) -> None:
+    path = tmp_path / "marks.csv"
+    path.write_text("task,label,step,value,error\nHopper-v5,paper,100,5,1.5\nHopper-v5,other,200,6,\n")
+    marks = read_marks(path)
+    assert [(mark.label, mark.step, mark.value, mark.error) for mark in marks] == [
+        ("paper", 100.0, 5.0, 1.5),
+        ("other", 200.0, 6.0, 0.0),
+    ]
+    path.write_text("task,step\nHopper-v5,1\n")
+    with pytest.raises(ValueError, match="needs the columns"):
+        read_marks(path)
+
+
+def test_picture_is_written(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", [[seed], [2.0]], seed=seed)
+    write_run(tmp_path / "b", [[1.0], [1.0]], task="Ant-v5")
+    plot_returns(group_runs(find_runs([tmp_path])), tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,132 @@
+"""Training runs, tiny but whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+
+from scripts import training
+from scripts.train import main
+
+TINY = [
+    "--algo", "sac", "--env", "Pendulum-v1", "-n", "120", "--eval-episodes", "2", "--eval-freq", "50",
+    "--num-threads", "1", "--hyperparams", "learning_starts:20", "policy_kwargs.net_arch:[16]", "batch_size:16",
+]  # fmt: skip
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_run_without_a_model(tmp_path: Path) -> None:
+    assert main([*TINY, "--no-model", "-f", str(tmp_path), "--seed", "5", "--updates-per-step", "2"]) == 0
+    folder = tmp_path / "sac" / "Pendulum-v1_1"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "summary.json", "best_model.zip", "Pendulum-v1.zip", "evaluations.npz", "0.monitor.csv",
+        "Pendulum-v1/config.yml", "Pendulum-v1/args.yml", "Pendulum-v1/command.txt",
+    }  # fmt: skip
+    summary = summary_of(folder)
+    assert summary["finished"] is True
+    assert summary["with_model"] is False
+    assert summary["seeds"] == {"train": 5, "evaluation": 10_005}
+    assert summary["agent_updates"] == 2 * 100
+    assert summary["hyperparameters"]["gradient_steps"] == 2
+    assert summary["hyperparameters"]["n_timesteps"] == 120
+    assert [evaluation["real_steps"] for evaluation in summary["evaluations"]] == [50, 100, 120]
+    assert all(len(evaluation["returns"]) == 2 for evaluation in summary["evaluations"])
+    assert summary["final_return"] == pytest.approx(np.mean(summary["evaluations"][-1]["returns"]))
+    assert math.isclose(sum(summary["phase_seconds"].values()), summary["wall_seconds"], abs_tol=0.05)
+    assert summary["phase_seconds"]["agent_train"] > summary["phase_seconds"]["env_step"] > 0
+    assert {"python", "gymnasium", "torch", "numpy", "stable_baselines3"} <= summary["versions"].keys()
+    assert "--no-model" in (folder / "Pendulum-v1" / "command.txt").read_text()
+    loaded = SAC.load(folder / "Pendulum-v1.zip")
+    assert loaded.num_timesteps == 120
+
+
+def test_the_same_seed_gives_the_same_curve(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert main([*TINY, "--no-model", "-f", str(tmp_path)]) == 0
+    first, second = (summary_of(tmp_path / "sac" / f"Pendulum-v1_{n}")["evaluations"] for n in (1, 2))
+    assert [evaluation["returns"] for evaluation in first] == [evaluation["returns"] for evaluation in second]
+
+
+def test_a_killed_run_keeps_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Kill(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 60:
+                raise Killed
+            return True
+
+    monkeypatch.setattr(training, "StopOnSignal", lambda: with_listening(Kill()))
+    with pytest.raises(Killed):
+        main([*TINY, "--no-model", "-f", str(tmp_path)])
+    summary = summary_of(tmp_path / "sac" / "Pendulum-v1_1")
+    assert summary["finished"] is False
+    assert [evaluation["real_steps"] for evaluation in summary["evaluations"]] == [50]
+
+
+def with_listening(callback: BaseCallback) -> BaseCallback:
+    import contextlib
+
+    callback.listening = contextlib.nullcontext  # type: ignore[attr-defined]
+    return callback
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_sets_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    original = training.StopOnSignal._on_step
+
+    def signal_at_70(self: training.StopOnSignal) -> bool:
+        if self.num_timesteps == 70:
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    monkeypatch.setattr(training.StopOnSignal, "_on_step", signal_at_70)
+    before = signal.getsignal(number)
+    assert main([*TINY, "--no-model", "-f", str(tmp_path)]) == code
+    assert signal.getsignal(number) is before
+    folder = tmp_path / "sac" / "Pendulum-v1_1"
+    summary = summary_of(folder)
+    assert (summary["finished"], summary["stopped_by"], summary["real_steps"]) == (False, f"signal {number}", 70)
+    assert SAC.load(folder / "Pendulum-v1.zip").num_timesteps == 70
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--env", "Hoper-v5"], r"no environment 'Hoper-v5'. Did you mean 'Hopper-v5'?"),
+        (["--hyperparams", "learning_rat:1"], "Did you mean 'learning_rate'?"),
+        (["--backend", "sbx", "--algo", "qrdqn"], "--backend sbx has no qrdqn"),
+        (["--algo", "ppo", "--updates-per-step", "2"], "no meaning for the on-policy ppo"),
+    ],
+)
+def test_mistakes_leave_no_folder(
+    tmp_path: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--no-model", "-f", str(tmp_path), *argv]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_parallel_environments_and_checkpoints(tmp_path: Path) -> None:
+    argv = [*TINY, "--no-model", "-f", str(tmp_path), "--n-envs", "2", "--save-freq", "60", "--save-replay-buffer"]
+    assert main(argv) == 0
+    folder = tmp_path / "sac" / "Pendulum-v1_1"
+    assert {path.name for path in folder.glob("*.monitor.csv")} == {"0.monitor.csv", "1.monitor.csv"}
+    assert (folder / "rl_model_60_steps.zip").exists()
+    assert (folder / "replay_buffer.pkl").exists()
+    assert [evaluation["real_steps"] for evaluation in summary_of(folder)["evaluations"]] == [50, 100, 120]
