@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch as th
+
+from mbrl_wrappers.envs import start_sampler
+from mbrl_wrappers.replay import TransitionStore
+from tests.oracle import OracleEnv
+
+RNG = np.random.default_rng
+
+
+def test_a_function_is_called_with_count_and_stream() -> None:
+    sample = start_sampler(lambda n, rng: rng.normal(size=(n, 3)), 3)
+    np.testing.assert_array_equal(sample(4, RNG(1)), RNG(1).normal(size=(4, 3)))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, th.as_tensor, np.ndarray.tolist])
+def test_an_array_gives_its_own_rows_uniformly(kind) -> None:
+    rows = np.arange(12.0).reshape(4, 3)
+    drawn = start_sampler(kind(rows), 3)(4000, RNG(0))
+    values, counts = np.unique(drawn[:, 0], return_counts=True)
+    np.testing.assert_array_equal(values, rows[:, 0])
+    assert counts.min() > 900
+    np.testing.assert_array_equal(drawn[:, 1:], drawn[:, :1] + [1, 2])
+
+
+def test_an_array_is_copied() -> None:
+    rows = np.zeros((2, 3))
+    sample = start_sampler(rows, 3)
+    rows[:] = 7
+    assert not sample(2, RNG(0)).any()
+
+
+def test_a_buffer_hands_out_its_observations() -> None:
+    env = OracleEnv()
+    store = TransitionStore(10, env.observation_space, env.action_space)
+    sample = start_sampler(store, 3)
+    with pytest.raises(ValueError, match="empty"):
+        sample(1, RNG(0))
+    store.add(np.ones(3), np.zeros(2), 0.0, np.zeros(3), False, False)
+    np.testing.assert_array_equal(sample(2, RNG(0)), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("starts", "error", "message"),
+    [
+        (np.zeros(3), ValueError, r"obs\[None\]"),
+        (np.zeros((2, 4)), ValueError, r"\(n, 3\), got \(2, 4\)"),
+        (np.zeros((0, 3)), ValueError, "empty"),
+        (np.array([[0, 0, 0], [0, np.nan, 0]]), ValueError, "row 1, index 1 is nan"),
+        (np.array([["a", "b", "c"]]), ValueError, "numbers"),
+        ("starts.npy", TypeError, "function"),
+        (None, TypeError, "got NoneType"),
+    ],
+)
+def test_unusable_starts_are_refused_at_once(starts, error, message) -> None:
+    with pytest.raises(error, match=message):
+        start_sampler(starts, 3)
+
+
+def test_a_function_that_ignores_the_count_is_named() -> None:
+    sample = start_sampler(lambda n, rng: np.zeros((5, 3)), 3)
+    with pytest.raises(ValueError, match=r"starts function must give observations of shape \(2, 3\), got \(5, 3\)"):
+        sample(2, RNG(0))
