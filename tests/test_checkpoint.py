@@ -201,8 +201,9 @@ def test_any_truncation_is_noticed(path: Path) -> None:
 
 def test_trailing_bytes_are_noticed(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(CheckpointError, match="corrupt"):
-        load(path)
+    for reader in (load, read_manifest):
+        with pytest.raises(CheckpointError, match="corrupt"):
+            reader(path)
 
 
 def test_a_newer_format_asks_for_an_upgrade(model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

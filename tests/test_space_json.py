@@ -28,6 +28,7 @@ def _odd_bounds(dtype: Any) -> spaces.Box:
         spaces.Box(0, 2**63 - 2, (1,), np.int64),
         spaces.Box(-np.inf, np.inf, (2,), np.int32),
         spaces.Box(0.0, 1.0, (), np.float32),
+        spaces.Box(np.array([0.0, -0.0]), np.ones(2), dtype=np.float64),
         _odd_bounds(np.float16),
         _odd_bounds(np.float32),
         _odd_bounds(np.float64),
