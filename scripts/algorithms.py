@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from torch import nn
 
 from mbrl_wrappers.optional import require
 
@@ -79,3 +80,20 @@ def action_noise(run: Mapping[str, Any], action_space: spaces.Space[Any]) -> Act
         raise TypeError(f"noise_type {kind!r} needs a Box action space, got {action_space}.")
     std = float(run.get("noise_std", 0.1))
     return kinds[kind](np.zeros(action_space.shape), std * np.ones(action_space.shape))
+
+
+def readable_policy_kwargs(kwargs: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    """``policy_kwargs`` with the names of ``activation_fn`` (``relu``, ``tanh``, ``elu``, ``silu``) replaced.
+
+    Raises:
+        ValueError: for another name.
+    """
+    result = dict(kwargs)
+    name = result.get("activation_fn")
+    if isinstance(name, str):
+        names = {"relu": "ReLU", "tanh": "Tanh", "elu": "ELU", "silu": "SiLU"}
+        if name not in names:
+            raise ValueError(f"activation_fn must be one of {', '.join(names)}, got {name!r}.")
+        jax_nn = require("flax.linen", extra="sbx") if backend == "sbx" else None
+        result["activation_fn"] = getattr(nn, names[name]) if jax_nn is None else getattr(jax_nn, name)
+    return result

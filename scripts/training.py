@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from scripts.algorithms import ON_POLICY, action_noise, agent_class, agent_keys
+from scripts.algorithms import ON_POLICY, action_noise, agent_class, agent_keys, readable_policy_kwargs
 from scripts.arguments import TrainArguments
 from scripts.configuration import HYPERPARAMS_FOLDER, RunConfiguration, load_configuration
 from scripts.environments import check_env_id, make_real_vec_env
@@ -86,6 +86,8 @@ def build_agent(plan: Plan, env: VecEnv, extra: dict[str, Any]) -> BaseAlgorithm
     """
     args, config = plan.args, plan.config
     kwargs: dict[str, Any] = {**config.agent, **extra}
+    if "policy_kwargs" in kwargs:
+        kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], args.backend)
     noise = action_noise(config.run, env.action_space)
     if noise is not None:
         kwargs["action_noise"] = noise

@@ -12,42 +12,12 @@ def test_defaults() -> None:
 
 
 def test_flags_of_rl_zoo() -> None:
-    args = parse_arguments(
-        [
-            "--algo",
-            "tqc",
-            "--env",
-            "Ant-v5",
-            "-n",
-            "500",
-            "--seed",
-            "3",
-            "--eval-freq",
-            "50",
-            "--eval-episodes",
-            "2",
-            "--n-envs",
-            "2",
-            "-f",
-            "out",
-            "-tb",
-            "board",
-            "-P",
-            "--env-kwargs",
-            "a:1",
-            "b:false",
-            "--hyperparams",
-            "tau:0.01",
-            "policy_kwargs.net_arch:[8,8]",
-            "--num-threads",
-            "2",
-            "--no-model",
-            "--updates-per-step",
-            "0.5",
-            "--tag",
-            "mine",
-        ]
+    words = (
+        "--algo tqc --env Ant-v5 -n 500 --seed 3 --eval-freq 50 --eval-episodes 2 --n-envs 2 -f out -tb board -P "
+        "--env-kwargs a:1 b:false --hyperparams tau:0.01 policy_kwargs.net_arch:[8,8] --num-threads 2 --no-model "
+        "--updates-per-step 0.5 --tag mine"
     )
+    args = parse_arguments(words.split())
     assert (args.algo, args.env, args.n_timesteps, args.seed) == ("tqc", "Ant-v5", 500, 3)
     assert (args.eval_freq, args.eval_episodes, args.n_envs) == (50, 2, 2)
     assert (args.log_folder, args.tensorboard_log, args.progress) == ("out", "board", True)
