@@ -4,12 +4,13 @@
 * :func:`check_agreement` measures how far they agree with it.
 * :data:`never_terminates` is the rule for tasks that end by time limit only.
 * :class:`ForwardVelocityObservation` and :class:`AngleObservation` make rewards exact and angles continuous.
-* :func:`describe`, :func:`restore` and :func:`register` carry the functions through JSON.
+
+The functions are frozen dataclasses registered by name (:mod:`mbrl_wrappers.stored_functions`), so a model that uses
+them can be saved and loaded.
 """
 
 from mbrl_wrappers.tasks.agreement import AgreementReport, Confusion, check_agreement
 from mbrl_wrappers.tasks.functions import TaskFunctions, task_functions
-from mbrl_wrappers.tasks.registry import describe, register, restore
 from mbrl_wrappers.tasks.rules import never_terminates
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
 
@@ -20,9 +21,6 @@ __all__ = [
     "ForwardVelocityObservation",
     "TaskFunctions",
     "check_agreement",
-    "describe",
     "never_terminates",
-    "register",
-    "restore",
     "task_functions",
 ]

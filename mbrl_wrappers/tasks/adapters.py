@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.tasks.registry import register
+from mbrl_wrappers.stored_functions import register_function
 from mbrl_wrappers.tasks.rewards import Reward
 from mbrl_wrappers.tasks.rules import check_width
 from mbrl_wrappers.types import TerminationFn
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class ClippedAction:
     """``gymnasium.wrappers.ClipAction``: ``clip(u, low, high)``, so that costs are charged for the clipped action."""
@@ -27,7 +27,7 @@ class ClippedAction:
         return th.minimum(th.maximum(action, action.new_tensor(self.low)), action.new_tensor(self.high))
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class AffineAction:
     """``gymnasium.wrappers.RescaleAction``: ``scale * u + offset`` per dimension."""
@@ -41,7 +41,7 @@ class AffineAction:
         return action * action.new_tensor(self.scale) + action.new_tensor(self.offset)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class AnglesFromSines:
     """Undoes :class:`mbrl_wrappers.tasks.AngleObservation`: ``atan2(sin, cos)``, in (-pi, pi].
@@ -67,7 +67,7 @@ class AnglesFromSines:
 ActionAdapter = ClippedAction | AffineAction
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class AdaptedReward:
     """The reward of a task behind wrappers.
@@ -96,7 +96,7 @@ class AdaptedReward:
         return self.inner(obs, action, next_obs)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class AdaptedTermination:
     """The termination rule of a task behind observation wrappers, outermost first (no rule looks at the action)."""

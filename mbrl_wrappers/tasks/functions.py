@@ -54,7 +54,7 @@ class TaskFunctions:
     """The reward and termination of a task as functions ``(obs (B, O), action, next_obs (B, O)) -> (B,)``.
 
     Both take and return environment units, keep float32 and float64, and are frozen dataclasses that
-    :func:`mbrl_wrappers.tasks.describe` turns into JSON.
+    :func:`mbrl_wrappers.stored_functions.describe_function` turns into JSON.
 
     Attributes:
         reward_fn: None when the observation does not determine the reward: learn it.
@@ -222,5 +222,5 @@ def _assemble(state: _Unwrapping, approximate: bool) -> TaskFunctions:
     never = termination_fn == never_terminates
     if observations and not never:
         termination_fn = AdaptedTermination(termination_fn, observations)
-    exact |= {"termination"} if never or not state.turns_lost else set()
+    exact |= {"termination"} if never or (recipe.exact_end and not state.turns_lost) else set()
     return TaskFunctions(reward_fn, termination_fn, frozenset(exact), tuple(notes))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.tasks.registry import register
+from mbrl_wrappers.stored_functions import register_function
 from mbrl_wrappers.tasks.rules import Healthy, check_width
 
 
@@ -23,7 +23,7 @@ def control_cost(action: Tensor, weight: float, dtype: th.dtype) -> Tensor:
     return weight * action.to(dtype).square().sum(1)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class ObservedVelocity:
     """Exact: ``next_obs`` holds the velocity over the step, as :class:`ForwardVelocityObservation` provides it."""
@@ -35,7 +35,7 @@ class ObservedVelocity:
         return next_obs[:, self.index]
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class Displacement:
     """``(x' - x) / dt`` from the positions in both observations.
@@ -52,7 +52,7 @@ class Displacement:
         return (next_obs[:, self.index] - obs[:, self.index]) / self.dt
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class MeanVelocity:
     """An approximation: the mean of the root's velocities before and after the step (the trapezoidal rule)."""
@@ -64,10 +64,12 @@ class MeanVelocity:
         return (obs[:, self.index] + next_obs[:, self.index]) / 2
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class CenterOfMassVelocity:
-    r"""An approximation for Humanoid: the velocity of the centre of mass after the step, from MuJoCo's body blocks.
+    r"""An approximation for Humanoid: the mean of the centre of mass's velocities before and after the step.
+
+    They are read from MuJoCo's body blocks, which lag the state by a part of the last physics step.
 
     Each row of ``cinert`` is (inertia (6), :math:`m_i o_i` (3), :math:`m_i`) with the offset :math:`o_i` of body i
     from the centre of mass of the whole; each row of ``cvel`` is (:math:`\omega_i`, :math:`v_i`) about that point, so
@@ -93,13 +95,13 @@ class CenterOfMassVelocity:
 
     def __call__(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """``(B,)`` metres per second."""
-        return self._velocity(next_obs)
+        return (self._velocity(obs) + self._velocity(next_obs)) / 2
 
 
 Forward = ObservedVelocity | Displacement | MeanVelocity | CenterOfMassVelocity
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class ContactCost:
     r""":math:`clip(w \sum clip(f, f_{low}, f_{high})^2, c_{low}, c_{high})` over the external contact forces.
@@ -121,7 +123,7 @@ class ContactCost:
         return (self.weight * forces.square().sum(1)).clamp(*self.cost_range)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class LocomotionReward:
     """Forward velocity, plus health, minus the costs of control and contact (the formula is in the module).
@@ -166,7 +168,7 @@ class LocomotionReward:
         return reward
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class StandupReward:
     r"""HumanoidStandup: :math:`w_z z'/h + 1 - w_c \sum u^2` minus the cost of impacts.

@@ -49,8 +49,9 @@ class Recipe(NamedTuple):
 
     Attributes:
         reward: the best function of the observation.
-        termination: exact for every task.
+        termination: the rule that ends an episode.
         accuracy: of the reward: ``exact`` up to rounding; ``close``, good enough to be used unasked; or ``rough``.
+        exact_end: whether the observation decides the termination.
         notes: what a user should know.
         full_turns: entries that are angles whose whole turns count, so that sine and cosine do not replace them.
     """
@@ -58,6 +59,7 @@ class Recipe(NamedTuple):
     reward: Reward
     termination: TerminationFn
     accuracy: Literal["exact", "close", "rough"] = "exact"
+    exact_end: bool = True
     notes: tuple[str, ...] = ()
     full_turns: frozenset[int] = frozenset()
 
@@ -160,7 +162,8 @@ def _locomotion(
     if healthy is not None and not ends:
         notes += ("Falling does not end an episode: terminate_when_unhealthy=False.",)
     termination = Unhealthy(healthy) if healthy is not None and ends else never_terminates
-    return Recipe(reward, termination, "exact" if forward_exact and contact_exact else "rough", notes, full_turns)
+    accuracy: Literal["exact", "rough"] = "exact" if forward_exact and contact_exact else "rough"
+    return Recipe(reward, termination, accuracy, notes=notes, full_turns=full_turns)
 
 
 def _turns(env: Any, index: int) -> frozenset[int]:
@@ -177,12 +180,15 @@ def _hopper(env: Any, velocity: int | None) -> Recipe:
         Bound(angle, angle + 1, *_pair(env._healthy_angle_range)),
         Bound(angle, layout.block(env, "qvel")[1], *_pair(env._healthy_state_range)),
     )
-    note = (
-        "Hopper observes velocities clipped at 10 but judges health by the true ones: with the default range of 100 "
-        "this was never seen to matter."
-    )
-    healthy = Healthy(layout.obs_size, bounds)
-    return _locomotion(env, layout, healthy=healthy, notes=(note,), full_turns=_turns(env, angle))
+    recipe = _locomotion(env, layout, healthy=Healthy(layout.obs_size, bounds), full_turns=_turns(env, angle))
+    limits = [abs(limit) for limit in env._healthy_state_range]
+    # Health is judged by the true velocities, the observation clips them at 10. Limits up to 10 are seen, and the
+    # default limits of 100 were never reached in the simulator (they stop models that diverge); others may matter.
+    if all(limit <= 10 or limit >= 100 for limit in limits):
+        return recipe
+    note = f"Hopper ends at velocities of {min(limits):g} but shows them clipped at 10: such ends are not recognised."
+    accuracy: Literal["close", "rough"] = "close" if recipe.accuracy == "exact" else "rough"
+    return recipe._replace(accuracy=accuracy, exact_end=False, notes=(*recipe.notes, note))
 
 
 def _walker2d(env: Any, velocity: int | None) -> Recipe:
@@ -235,7 +241,7 @@ def _humanoid_standup(env: Any, velocity: int | None) -> Recipe:
         "HumanoidStandup charges for contact forces, which this observation does not show: learn the reward, or build "
         "the environment with include_cfrc_ext_in_observation=True or impact_cost_weight=0."
     )
-    return Recipe(reward, never_terminates, "exact" if exact else "rough", () if exact else (note,))
+    return Recipe(reward, never_terminates, "exact" if exact else "rough", notes=() if exact else (note,))
 
 
 def _inverted_pendulum(env: Any, velocity: int | None) -> Recipe:
@@ -247,10 +253,10 @@ def _inverted_double_pendulum(env: Any, velocity: int | None) -> Recipe:
     second_pole = int(env.model.site_bodyid[0])
     tip = DoublePendulumTip(float(env.model.body_pos[second_pole][2]), float(env.model.site_pos[0][2]))
     note = (
-        "The reward of InvertedDoublePendulum is recomputed closely, not exactly: the simulator's tip lags the observed "
-        "angles (error about 1e-5), and velocities above 10 are observed as 10 (rare; error up to about 0.1)."
+        "The reward of InvertedDoublePendulum is recomputed closely, not exactly: the simulator's tip lags the "
+        "observed angles (error about 1e-5), and velocities above 10 are observed as 10 (rare; error up to about 0.1)."
     )
-    return Recipe(DoublePendulumReward(tip, float(env._healthy_reward)), TipBelow(tip), "close", (note,))
+    return Recipe(DoublePendulumReward(tip, float(env._healthy_reward)), TipBelow(tip), "close", notes=(note,))
 
 
 def _reacher(env: Any, velocity: int | None) -> Recipe:

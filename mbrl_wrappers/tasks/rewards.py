@@ -12,8 +12,8 @@ from typing import Protocol
 import torch as th
 from torch import Tensor
 
+from mbrl_wrappers.stored_functions import register_function
 from mbrl_wrappers.tasks.locomotion import control_cost
-from mbrl_wrappers.tasks.registry import register
 from mbrl_wrappers.tasks.rules import AcrobotUpright, CarAtGoal, DoublePendulumTip, Healthy, check_width
 
 
@@ -30,7 +30,7 @@ class Reward(Protocol):
         ...
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class AliveReward:
     """InvertedPendulum and CartPole: one constant while healthy, another on the step that falls.
@@ -53,7 +53,7 @@ class AliveReward:
         return self.fallen + (self.alive - self.fallen) * self.healthy(next_obs).to(next_obs.dtype)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class GoalReward:
     r"""MountainCar and Acrobot: one constant at the goal, another elsewhere, minus :math:`w_c u^2`.
@@ -81,7 +81,7 @@ class GoalReward:
         return reward - control_cost(action, self.ctrl_weight, next_obs.dtype)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class PendulumReward:
     r"""Pendulum-v1: :math:`-(\theta^2 + 0.1\,\dot\theta^2 + 0.001\,u^2)` of the state *before* the step.
@@ -107,7 +107,7 @@ class PendulumReward:
         return -cost
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class ReacherReward:
     r"""Reacher-v5: :math:`-w_d \lVert tip - target \rVert - w_c \sum u^2`.
@@ -133,7 +133,7 @@ class ReacherReward:
         return -self.distance_weight * distance - control_cost(action, self.ctrl_weight, next_obs.dtype)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class PusherReward:
     r"""Pusher-v5: :math:`-w_d \lVert object - goal \rVert - w_n \lVert object - tip \rVert - w_c \sum u^2`.
@@ -161,7 +161,7 @@ class PusherReward:
         return -self.distance_weight * distance - self.near_weight * near - cost
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class DoublePendulumReward:
     r"""InvertedDoublePendulum-v5: :math:`r_h 1[y > 1] - 0.01 x^2 - (y - 2)^2 - 0.001 v_1^2 - 0.005 v_2^2` of the tip.

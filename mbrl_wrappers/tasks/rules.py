@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.tasks.registry import register
+from mbrl_wrappers.stored_functions import register_function
 
 
 def check_width(rows: Tensor, width: int, what: str, owner: object) -> None:
@@ -24,7 +24,7 @@ def check_width(rows: Tensor, width: int, what: str, owner: object) -> None:
         )
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class Bound:
     """The range that the entries ``start:stop`` of an observation must keep to."""
@@ -35,7 +35,7 @@ class Bound:
     high: float
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class Healthy:
     """Whether a state is healthy, ``(B,)`` bool: every bound holds and the row is finite.
@@ -66,7 +66,7 @@ class Healthy:
         return healthy
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class Unhealthy:
     """Ends the episode when the successor is not healthy (or not finite)."""
@@ -79,7 +79,7 @@ class Unhealthy:
         return ~self.healthy(next_obs)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class NeverTerminates:
     """Ends no episode: the tasks whose only end is a time limit, and health rules that were switched off."""
@@ -93,7 +93,7 @@ never_terminates = NeverTerminates()
 """The rule to pass on when you know that a task of your own ends by time limit only."""
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class CarAtGoal:
     """MountainCar: the car is at the goal and fast enough.
@@ -110,7 +110,7 @@ class CarAtGoal:
         return (next_obs[:, 0] >= self.goal_position) & (next_obs[:, 1] >= self.goal_velocity)
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class AcrobotUpright:
     """Acrobot: the free end is one link above the base.
@@ -128,7 +128,7 @@ class AcrobotUpright:
         return -cos1 - (cos1 * cos2 - sin1 * sin2) > self.height
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class DoublePendulumTip:
     """Where the tip of the double pendulum is.
@@ -152,7 +152,7 @@ class DoublePendulumTip:
         return x + self.lower * sin_a + self.upper * sin_ab, self.lower * cos_a + self.upper * cos_ab
 
 
-@register
+@register_function
 @dataclass(frozen=True)
 class TipBelow:
     """InvertedDoublePendulum: the tip is at or below ``height`` (or the row is not finite)."""
