@@ -1,1 +1,7 @@
-"""."""
+"""Stable-Baselines3 agents on learned models: the only package of this project that imports SB3."""
+
+from sb3_ext.agent_policy import AgentPolicy
+from sb3_ext.buffers import MixedReplayBuffer
+from sb3_ext.callbacks import DynaCallback, DynaConfig
+
+__all__ = ["AgentPolicy", "DynaCallback", "DynaConfig", "MixedReplayBuffer"]

@@ -1,0 +1,196 @@
+"""A replay buffer that mixes real transitions with imagined ones inside every batch."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from mbrl_wrappers.seeding import torch_generator
+from mbrl_wrappers.spaces import ActionCodec, check_observation_space
+from mbrl_wrappers.types import Transitions
+from sb3_ext.synthetic import SyntheticBuffer
+
+
+class MixedReplayBuffer(ReplayBuffer):
+    """SB3's ``ReplayBuffer`` plus a synthetic part that :class:`~sb3_ext.DynaCallback` fills.
+
+    A batch of ``b`` holds ``round(real_ratio * b)`` real rows, at least one while the ratio is positive, and synthetic
+    rows for the rest, shuffled (SBX cuts one large batch into minibatches). While nothing synthetic is stored, and with
+    ``real_ratio=1``, it is SB3's buffer to the bit: real rows are always drawn by SB3's own code.
+
+    Pass it as ``replay_buffer_class`` and the keyword arguments below through ``replay_buffer_kwargs``.
+
+    Args:
+        *args: what SB3 passes to its replay buffers.
+        real_ratio: share of real rows in each batch, in [0, 1] (MBPO uses 0.05).
+        synthetic_size: imagined rows kept at most, whatever the callback asks for.
+        seed: source of the synthetic draws.
+        **kwargs: what SB3 passes to its replay buffers.
+
+    Raises:
+        TypeError: for observations or actions that models cannot use (Dict, images, MultiDiscrete ...).
+        ValueError: for ``optimize_memory_usage`` or numbers out of range.
+    """
+
+    def __init__(
+        self, *args: Any, real_ratio: float = 0.05, synthetic_size: int = 1_000_000, seed: int = 0, **kwargs: Any
+    ) -> None:
+        if kwargs.get("optimize_memory_usage"):
+            raise ValueError(
+                "optimize_memory_usage=True keeps no next observations at episode ends, which the model learns from: "
+                "leave it False, and lower buffer_size if memory is short."
+            )
+        if not kwargs.get("handle_timeout_termination", True):
+            raise ValueError(
+                "handle_timeout_termination=False hides whether an episode failed or ran out of time, and the model "
+                "would learn to terminate at the time limit: leave it True."
+            )
+        if not 0.0 <= real_ratio <= 1.0:
+            raise ValueError(f"real_ratio must be inside [0, 1], got {real_ratio}.")
+        super().__init__(*args, **kwargs)
+        observation_space = check_observation_space(self.observation_space)
+        self.codec = ActionCodec(self.action_space)
+        self.real_ratio = real_ratio
+        self.synthetic_size = synthetic_size
+        self.seed = seed
+        self.synthetic = SyntheticBuffer(observation_space.shape[0], self.codec, synthetic_size)
+        self._rng = np.random.default_rng(seed)
+        self._shuffle = torch_generator(self._rng)
+
+    # --- real data ------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        obs: NDArray[Any],
+        next_obs: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        done: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store one step of every environment; a NaN or an infinity is refused here, where it can still be named."""
+        for name, value in (("observation", obs), ("next observation", next_obs), ("action", action), ("reward", reward)):
+            finite = np.isfinite(value)
+            if not finite.all():
+                where = np.argwhere(~np.atleast_1d(finite))[0].tolist()
+                raise ValueError(
+                    f"The {name} of environment step {self.size()} is not finite at index {where} (environment first). "
+                    "Mend the environment or wrap it: a model fitted to such a row would be lost."
+                )
+        super().add(obs, next_obs, action, reward, done, infos)
+
+    @property
+    def num_real(self) -> int:
+        """Real transitions stored, over all environments."""
+        return self.size() * self.n_envs
+
+    def real_transitions(self) -> Transitions:
+        """All real rows in raw units, environment after environment, each in time order.
+
+        ``terminated`` excludes time limits. ``last`` is set at every episode end and at the newest row of each
+        environment, where the sequence breaks off.
+        """
+        order = np.arange(self.size())
+        if self.full:
+            order = (order + self.pos) % self.buffer_size
+
+        def column(array: NDArray[Any]) -> th.Tensor:
+            rows = array[order].swapaxes(0, 1)  # (N, T, ...)
+            return th.as_tensor(np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:])))
+
+        dones = self.dones.copy()
+        if self.size():
+            dones[self.pos - 1] = 1.0
+        return Transitions(
+            obs=column(self.observations).float(),
+            action=self._model_actions(column(self.actions)),
+            reward=column(self.rewards),
+            next_obs=column(self.next_observations).float(),
+            terminated=column(self.dones * (1.0 - self.timeouts)).bool(),
+            last=column(dones).bool(),
+        )
+
+    def _model_actions(self, stored: th.Tensor) -> th.Tensor:
+        # SB3 has scaled Box actions already; Discrete ones are stored as they were sent to the environment.
+        return self.codec.encode(stored) if isinstance(self.action_space, spaces.Discrete) else stored.float()
+
+    def sample_observations(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """``n`` observations ``(n, O)`` in raw units, uniform over every stored step of every environment."""
+        if not self.size():
+            raise ValueError("The replay buffer is empty: there is no state to branch from yet.")
+        step = rng.integers(self.size(), size=n)
+        env = rng.integers(self.n_envs, size=n)
+        observations: NDArray[Any] = self.observations[step, env]
+        return observations
+
+    # --- mixing ---------------------------------------------------------------------------------------------------------
+
+    def real_rows(self, batch_size: int) -> int:
+        """How many rows of a batch are real."""
+        if self.real_ratio == 0.0:
+            return 0
+        return min(max(round(self.real_ratio * batch_size), 1), batch_size)
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        """A shuffled batch of real and synthetic rows, normalised by ``env`` if there is one."""
+        num_real = self.real_rows(batch_size)
+        if not len(self.synthetic) or num_real == batch_size:
+            return super().sample(batch_size, env=env)
+        imagined = self._synthetic_samples(batch_size - num_real, env)
+        if num_real == 0:
+            return imagined
+        real = super().sample(num_real, env=env)
+        order = th.randperm(batch_size, generator=self._shuffle).to(self.device)
+        pairs = zip(real[:5], imagined[:5], strict=True)
+        return ReplayBufferSamples(*(th.cat([a, b])[order] for a, b in pairs))
+
+    def _synthetic_samples(self, count: int, env: VecNormalize | None) -> ReplayBufferSamples:
+        rows = self.synthetic.take(self._rng.integers(len(self.synthetic), size=count))
+        data = (
+            self._normalize_obs(rows.obs, env),
+            rows.action,
+            self._normalize_obs(rows.next_obs, env),
+            rows.terminated,
+            self._normalize_reward(rows.reward, env),
+        )
+        return ReplayBufferSamples(*(self.to_torch(column, copy=False) for column in data))  # type: ignore[arg-type]
+
+    def reserve_synthetic(self, rows: int) -> int:
+        """Set how many synthetic rows are kept, up to ``synthetic_size``; returns the bytes they will take."""
+        capacity = min(max(rows, 1), self.synthetic_size)
+        size = capacity * self.synthetic.row_bytes
+        if capacity != self.synthetic.capacity and size > 2**30:
+            warnings.warn(
+                f"The synthetic buffer will take {size / 2**30:.1f} GiB for {capacity:,} imagined transitions. "
+                "Lower replay_buffer_kwargs=dict(synthetic_size=...) if that is too much.",
+                stacklevel=2,
+            )
+        self.synthetic.set_capacity(capacity)
+        return size
+
+    # --- persistence ----------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget real and synthetic rows."""
+        super().reset()
+        self.synthetic.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: everything but the synthetic rows, which the model can make again."""
+        state = self.__dict__.copy()
+        state["synthetic"] = SyntheticBuffer(self.synthetic.obs_size, self.codec, self.synthetic.capacity)
+        state["_shuffle"] = self._shuffle.get_state()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shuffle = th.Generator()
+        self._shuffle.set_state(state["_shuffle"])

@@ -1,0 +1,277 @@
+"""The conductor: fits the model, rolls it out and fills the buffer, between SB3's collecting and training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from mbrl_wrappers.rollout import Rollout, branched_rollout
+from mbrl_wrappers.schedules import RolloutLength
+from mbrl_wrappers.seeding import spawn_seeds, torch_generator
+from mbrl_wrappers.training import FitConfig, FitReport, Trainer
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.types import RewardFn, TerminationFn
+from sb3_ext.agent_policy import AgentPolicy
+from sb3_ext.buffers import MixedReplayBuffer
+from sb3_ext.default_model import build_default_dynamics
+
+
+@dataclass(frozen=True)
+class DynaConfig:
+    """The rates of model learning and model use, in real environment steps (all environments together).
+
+    Collecting, target update and Q regression keep SB3's own settings: ``train_freq``, ``tau`` or
+    ``target_update_interval``, and ``gradient_steps``; the share of real rows is the buffer's ``real_ratio``.
+
+    Attributes:
+        model_train_freq: steps between fits.
+        rollout_freq: steps between rounds of rollouts.
+        rollouts_per_step: branches started per real step, so a round has ``rollouts_per_step * rollout_freq``.
+        rollout_length: steps per branch as a function of real steps, or a constant.
+        retain_steps: real steps for which imagined rows are kept.
+        min_real_rows: real transitions before the first fit; never before the agent's ``learning_starts``.
+        first_fit_gradient_steps: cap of the first fit, in place of the trainer's.
+        policy_noise_std: exploration noise of deterministic actors in the model.
+    """
+
+    model_train_freq: int = 250
+    rollout_freq: int = 250
+    rollouts_per_step: int = 400
+    rollout_length: RolloutLength | int = field(default_factory=lambda: RolloutLength.constant(1))
+    retain_steps: int = 1000
+    min_real_rows: int = 250
+    first_fit_gradient_steps: int | None = 2500
+    policy_noise_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("model_train_freq", "rollout_freq", "rollouts_per_step", "retain_steps", "min_real_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if isinstance(self.rollout_length, int) and self.rollout_length < 1:
+            raise ValueError(f"rollout_length must be at least 1, got {self.rollout_length}.")
+
+    def length(self, real_steps: int) -> int:
+        """The branch length after ``real_steps``."""
+        return self.rollout_length if isinstance(self.rollout_length, int) else self.rollout_length(real_steps)
+
+
+# The cap keeps fitting cheaper than the agent's own updates at 20 per step.
+DEFAULT_FIT = FitConfig(max_gradient_steps=500)
+
+
+class DynaCallback(BaseCallback):
+    """Makes an unmodified off-policy SB3 or SBX agent model-based (Dyna; MBPO, Janner et al. 2019, algorithm 2).
+
+    Whenever due, after a rollout was collected and before the agent trains, it fits the dynamics model to the real
+    transitions and writes short branched rollouts of the present policy into the buffer's synthetic part.
+
+    Args:
+        dynamics: the model; by default an ensemble with the task's own termination and, where exact, reward.
+        config: how often and how much.
+        trainer: fits ``dynamics``; by default one with a cap on gradient steps per fit.
+        reward_fn: known reward for the default model, in environment units.
+        termination_fn: known termination for the default model.
+        seed: source of every draw of model and rollouts; the agent's own draws do not change.
+        verbose: 1 says what is known of the task and what each fit came to.
+
+    Attributes:
+        dynamics: the model (built at training start when none was given).
+        report: of the newest fit.
+        fit_seconds: wall time spent fitting so far.
+        rollout_seconds: wall time spent in rollouts so far.
+    """
+
+    def __init__(
+        self,
+        dynamics: EnsembleDynamics | None = None,
+        config: DynaConfig | None = None,
+        *,
+        trainer: Trainer | None = None,
+        reward_fn: RewardFn | None = None,
+        termination_fn: TerminationFn | None = None,
+        seed: int = 0,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        if dynamics is not None and (reward_fn is not None or termination_fn is not None):
+            raise ValueError("reward_fn and termination_fn are for the default model: give them to your own dynamics.")
+        if trainer is not None and trainer.model is not dynamics:
+            raise ValueError("The trainer fits another model than the dynamics given: build it as Trainer(dynamics, ...).")
+        self.dynamics = dynamics
+        self.trainer = trainer
+        self.config = config or DynaConfig()
+        self.report: FitReport | None = None
+        self.fit_seconds = 0.0
+        self.rollout_seconds = 0.0
+        self._functions = (reward_fn, termination_fn)
+        self._model_seed, self._trainer_seed, start_seed, self._rollout_seed = spawn_seeds(seed, 4)
+        self._starts_rng = np.random.default_rng(start_seed)
+        self._generator: th.Generator | None = None
+        self._next_fit = self._next_rollout = 0
+        self._fits = 0
+
+    # --- SB3's hooks ----------------------------------------------------------------------------------------------------
+
+    def _init_callback(self) -> None:
+        check_agent(self.model)
+        if self.dynamics is None:
+            assert self.model.env is not None
+            reward_fn, termination_fn = self._functions
+            default = build_default_dynamics(
+                self.model.env,
+                reward_fn=reward_fn,
+                termination_fn=termination_fn,
+                seed=self._model_seed,
+                device=str(self.model.device),
+            )
+            self.dynamics = default.dynamics
+            for note in default.notes:
+                self._say(note)
+        self._check_spaces(self.dynamics)
+        if self.trainer is None:
+            self.trainer = Trainer(self.dynamics, DEFAULT_FIT, seed=self._trainer_seed)
+        if self._generator is None:
+            self._generator = torch_generator(self._rollout_seed, self.dynamics.device)
+
+    def _on_training_start(self) -> None:
+        if self.parent is not None:
+            raise ValueError(
+                f"DynaCallback is a child of {type(self.parent).__name__}, which never forwards the end of a rollout: "
+                "pass it to learn() directly or in a list, callback=[DynaCallback(), ...]."
+            )
+        # Also after loading: the synthetic part is empty then, and whatever is due is done at the first chance.
+        self._next_fit = self._next_rollout = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        steps = self.model.num_timesteps
+        if steps < self._next_fit and steps < self._next_rollout:
+            return
+        buffer = mixed_buffer(self.model)
+        if steps < self._off_policy.learning_starts or buffer.num_real < self.config.min_real_rows:
+            return
+        if steps >= self._next_fit:
+            self._fit(buffer)
+            self._next_fit = steps + self.config.model_train_freq
+        if steps >= self._next_rollout:
+            self._roll_out(buffer)
+            self._next_rollout = steps + self.config.rollout_freq
+
+    # --- what it conducts -----------------------------------------------------------------------------------------------
+
+    @property
+    def _off_policy(self) -> OffPolicyAlgorithm:
+        assert isinstance(self.model, OffPolicyAlgorithm)
+        return self.model
+
+    def _fit(self, buffer: MixedReplayBuffer) -> None:
+        assert self.trainer is not None
+        started = time.perf_counter()
+        cap = self.config.first_fit_gradient_steps if self._fits == 0 else None
+        report = self.trainer.fit(buffer.real_transitions(), max_gradient_steps=cap)
+        self.report = report
+        self._fits += 1
+        self.fit_seconds += time.perf_counter() - started
+        self._log_fit(report)
+
+    def _roll_out(self, buffer: MixedReplayBuffer) -> None:
+        assert self.dynamics is not None and self._generator is not None
+        started = time.perf_counter()
+        length = self.config.length(self.model.num_timesteps)
+        branches = self.config.rollouts_per_step * self.config.rollout_freq
+        wanted = self.config.rollouts_per_step * self.config.retain_steps * length
+        if min(wanted, buffer.synthetic_size) != buffer.synthetic.capacity or not len(buffer.synthetic):
+            size = buffer.reserve_synthetic(wanted)
+            self._say(f"The synthetic buffer keeps {buffer.synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
+        policy = AgentPolicy(self.model, noise_std=self.config.policy_noise_std)
+        starts = th.as_tensor(buffer.sample_observations(branches, self._starts_rng), dtype=th.float32)
+        rollout = branched_rollout(self.dynamics, policy, starts, length, generator=self._generator)
+        buffer.synthetic.add_batch(rollout.transitions)
+        self.rollout_seconds += time.perf_counter() - started
+        self._log_rollout(rollout, length, buffer)
+
+    # --- checks and words -----------------------------------------------------------------------------------------------
+
+    def _check_spaces(self, dynamics: EnsembleDynamics) -> None:
+        buffer = mixed_buffer(self.model)
+        for what, theirs, ours in (
+            ("observation", self.model.observation_space, dynamics.observation_space),
+            ("action", self.model.action_space, dynamics.action_space),
+        ):
+            if theirs != ours:
+                raise ValueError(f"The model's {what} space {ours} is not the agent's {theirs}: build it for this task.")
+        if buffer.observation_space != self.model.observation_space or buffer.action_space != self.model.action_space:
+            raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
+
+    def _say(self, text: str) -> None:
+        if self.verbose >= 1:
+            print(f"[dyna] {text}")
+
+    def _log_fit(self, report: FitReport) -> None:
+        names = [f"obs{index}" for index in range(len(report.holdout_r2))]
+        if self.dynamics is not None and self.dynamics.reward_fn is None:
+            names[-1] = "reward"
+        for name, r2 in zip(names, report.holdout_r2, strict=True):
+            self.logger.record(f"model/r2_{name}", r2, exclude="stdout")
+        self.logger.record("model/r2_mean", float(np.mean(report.holdout_r2)))
+        self.logger.record("model/r2_min", float(np.min(report.holdout_r2)))
+        self.logger.record("model/holdout_error", float(np.mean(report.holdout_error)))
+        self.logger.record("model/coverage_50", float(np.mean(report.coverage_50)))
+        self.logger.record("model/coverage_90", float(np.mean(report.coverage_90)))
+        self.logger.record("model/epochs", report.epochs)
+        self.logger.record("model/gradient_steps", report.gradient_steps)
+        self.logger.record("model/fits", self._fits)
+        self._say(
+            f"step {self.model.num_timesteps}: fitted {report.train_rows} rows in {report.gradient_steps} steps and "
+            f"{report.seconds:.1f} s, holdout R2 {np.mean(report.holdout_r2):.3f}"
+        )
+
+    def _log_rollout(self, rollout: Rollout, length: int, buffer: MixedReplayBuffer) -> None:
+        rows = rollout.transitions
+        predictions = max(rows.num_rows + rollout.num_dropped, 1)
+        self.logger.record("dyna/rollout_length", length)
+        self.logger.record("dyna/imagined_reward_mean", float(rows.reward.mean()) if rows.num_rows else 0.0)
+        self.logger.record("dyna/terminated_fraction", float(rows.terminated.float().sum()) / predictions)
+        self.logger.record("dyna/dropped_fraction", rollout.num_dropped / predictions)
+        self.logger.record("dyna/synthetic_rows", len(buffer.synthetic))
+        self.logger.record("dyna/fit_seconds", self.fit_seconds)
+        self.logger.record("dyna/rollout_seconds", self.rollout_seconds)
+
+
+def mixed_buffer(agent: object) -> MixedReplayBuffer:
+    """The agent's replay buffer, looked up anew because ``load_replay_buffer`` replaces it.
+
+    Raises:
+        TypeError: if it is not a :class:`MixedReplayBuffer`.
+    """
+    buffer = getattr(agent, "replay_buffer", None)
+    if not isinstance(buffer, MixedReplayBuffer):
+        raise TypeError(
+            f"DynaCallback needs the agent to be built with replay_buffer_class=MixedReplayBuffer; "
+            f"its buffer is {type(buffer).__name__}."
+        )
+    return buffer
+
+
+def check_agent(agent: object) -> None:
+    """Raise with a sentence that helps if ``agent`` cannot be trained Dyna-style."""
+    if not isinstance(agent, OffPolicyAlgorithm):
+        raise TypeError(
+            f"DynaCallback trains off-policy agents; {type(agent).__name__} has no replay buffer. "
+            "For PPO, A2C and TRPO use sb3_ext.learn_in_imagination."
+        )
+    mixed_buffer(agent)
+    if getattr(agent, "n_steps", 1) > 1:
+        raise ValueError(
+            "n_steps > 1 is not supported with imagined rows (SB3 silently ignores it for a custom buffer): use n_steps=1."
+        )
+    if not isinstance(agent.action_space, spaces.Box | spaces.Discrete):
+        raise TypeError(f"DynaCallback supports Box and Discrete actions, not {agent.action_space}.")
