@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,10 @@ def action_noise(run: Mapping[str, Any], action_space: spaces.Space[Any]) -> Act
     kind = run.get("noise_type")
     if kind is None:
         return None
-    kinds = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+    kinds: dict[str, Callable[..., ActionNoise]] = {
+        "normal": NormalActionNoise,
+        "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
+    }
     if kind not in kinds:
         raise ValueError(f"noise_type must be one of {', '.join(kinds)}, got {kind!r}.")
     if not isinstance(action_space, spaces.Box):

@@ -2,7 +2,7 @@
 
 A file maps environment ids to entries; its ``default`` entry is merged under each of them. An entry holds the
 agent's keyword arguments, a few keys of ours (:data:`RUN_KEYS`) and a ``model`` block (:data:`MODEL_KEYS`) that is
-used only when a model is trained.
+used only when a model is trained; its ``agent`` replaces arguments of the agent then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 
 HYPERPARAMS_FOLDER = Path(__file__).resolve().parent / "hyperparams"
 RUN_KEYS = ("n_timesteps", "policy", "env_wrapper", "env_kwargs", "noise_type", "noise_std")
-MODEL_KEYS = ("real_ratio", "synthetic_size", "dyna", "fit", "ensemble")
+MODEL_KEYS = ("real_ratio", "synthetic_size", "agent", "dyna", "imagination", "fit", "ensemble")
 
 
 class _Loader(yaml.SafeLoader):

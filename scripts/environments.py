@@ -9,10 +9,9 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
-from scripts.phases import PhaseClock, TimedEnv
 
 WRAPPERS = {"AngleObservation": AngleObservation, "ForwardVelocityObservation": ForwardVelocityObservation}
 WrapperSpec = str | Mapping[str, Mapping[str, Any] | None] | None
@@ -35,7 +34,6 @@ def make_env(
     env_id: str,
     env_kwargs: Mapping[str, Any],
     wrapper: WrapperSpec = None,
-    clock: PhaseClock | None = None,
 ) -> gym.Env[Any, Any]:
     """One real environment, with the observation wrapper of the configuration.
 
@@ -43,7 +41,6 @@ def make_env(
         env_id: a registered id.
         env_kwargs: arguments of its constructor.
         wrapper: name of one of :data:`WRAPPERS`, or ``{name: keyword arguments}``.
-        clock: counts step time when given.
 
     Raises:
         ValueError: if there is no such wrapper.
@@ -53,7 +50,7 @@ def make_env(
         if name not in WRAPPERS:
             raise ValueError(f"env_wrapper must be one of {', '.join(WRAPPERS)}, got {name!r}.")
         env = WRAPPERS[name](env, **(kwargs or {}))
-    return env if clock is None else TimedEnv(env, clock)
+    return env
 
 
 def make_real_vec_env(
@@ -63,13 +60,14 @@ def make_real_vec_env(
     *,
     n_envs: int = 1,
     wrapper: WrapperSpec = None,
-    clock: PhaseClock | None = None,
     monitor_folder: Path | None = None,
-) -> VecEnv:
+) -> DummyVecEnv:
     """Real environments as SB3 wants them, each monitored and seeded with ``seed + index``."""
-    return make_vec_env(
-        lambda: make_env(env_id, env_kwargs, wrapper, clock),
+    env = make_vec_env(
+        lambda: make_env(env_id, env_kwargs, wrapper),
         n_envs=n_envs,
         seed=seed,
         monitor_dir=None if monitor_folder is None else str(monitor_folder),
     )
+    assert isinstance(env, DummyVecEnv)
+    return env

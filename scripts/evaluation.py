@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -25,6 +27,9 @@ class SummaryEvaluation(EvalCallback):
         eval_freq: calls between evaluations.
         episodes: episodes per evaluation.
         verbose: as in ``EvalCallback``.
+
+    Attributes:
+        model_record: says what to write of the learned model, if there is one.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class SummaryEvaluation(EvalCallback):
         self._summary = summary
         self._clock = clock
         self._folder = folder
+        self.model_record: Callable[[], dict[str, Any]] | None = None
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq != 0:
@@ -88,4 +94,6 @@ class SummaryEvaluation(EvalCallback):
         summary.wall_seconds = round(self._clock.wall_seconds, 3)
         summary.cpu_seconds = round(self._clock.cpu_seconds, 3)
         summary.phase_seconds = self._clock.report()
+        if self.model_record is not None:
+            summary.model = self.model_record()
         summary.write(self._folder)

@@ -63,17 +63,20 @@ def collect_episodes(
     """Play whole episodes on one real environment until ``num_steps`` steps are there."""
     codec = ActionCodec(env.action_space)
     episodes: list[Episode] = []
-    obs, actions, rewards = [np.array(env.reset()[0])], [], []
+    first = env.reset()
+    assert isinstance(first, np.ndarray)
+    obs, actions, rewards = [first[0].copy()], [], []
     while sum(len(episode.reward) for episode in episodes) < num_steps and len(episodes) < max_episodes:
         action = agent.predict(obs[-1][None], deterministic=deterministic)[0]
         actions.append(codec.from_env(action)[0])
         following, reward, done, info = env.step(action)
+        assert isinstance(following, np.ndarray)
         rewards.append(float(reward[0]))
-        obs.append(np.array(info[0]["terminal_observation"] if done[0] else following[0]))  # type: ignore[index]
+        obs.append(np.array(info[0]["terminal_observation"] if done[0] else following[0]))
         if done[0]:
             stacked = th.as_tensor(np.stack(obs), dtype=th.float32)
             episodes.append(Episode(stacked, th.stack(actions), th.tensor(rewards)))
-            obs, actions, rewards = [np.array(following[0])], [], []  # type: ignore[index]
+            obs, actions, rewards = [np.array(following[0])], [], []
     return episodes
 
 

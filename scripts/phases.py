@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, SupportsFloat
+from typing import Any
 
-import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 
 PHASES = ("env_step", "agent_train", "model_fit", "model_rollout", "evaluation")
@@ -18,6 +17,7 @@ class PhaseClock:
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._followed: dict[str, Callable[[], float]] = {}
         self._started = time.perf_counter()
         self._cpu_started = time.process_time()
 
@@ -34,6 +34,28 @@ class PhaseClock:
         finally:
             self.add(phase, time.perf_counter() - started)
 
+    def time_calls(self, owner: object, method: str, phase: str) -> None:
+        """Count every later call of ``owner.method`` towards ``phase``; the call itself is unchanged."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.measure(phase):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+    def follow(self, phase: str, seconds: Callable[[], float]) -> None:
+        """Let someone else, who says the total when asked, count a phase."""
+        self._followed[phase] = seconds
+
+    def _by_phase(self) -> dict[str, float]:
+        return {name: self._followed[name]() if name in self._followed else own for name, own in self._seconds.items()}
+
+    @property
+    def claimed_seconds(self) -> float:
+        """Seconds that belong to a phase so far."""
+        return sum(self._by_phase().values())
+
     @property
     def wall_seconds(self) -> float:
         """Seconds since the clock was made."""
@@ -46,47 +68,32 @@ class PhaseClock:
 
     def report(self) -> dict[str, float]:
         """Seconds by phase, ``other`` included; they add up to the wall time."""
-        other = self.wall_seconds - sum(self._seconds.values())
-        return {name: round(value, 3) for name, value in {**self._seconds, "other": other}.items()}
-
-
-class TimedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Counts the time of ``step`` and ``reset`` towards ``env_step``; changes nothing else."""
-
-    def __init__(self, env: gym.Env[Any, Any], clock: PhaseClock) -> None:
-        super().__init__(env)
-        self._clock = clock
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment and count the time."""
-        with self._clock.measure("env_step"):
-            return self.env.step(action)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment and count the time."""
-        with self._clock.measure("env_step"):
-            return self.env.reset(seed=seed, options=options)
+        other = self.wall_seconds - self.claimed_seconds
+        return {name: round(value, 3) for name, value in {**self._by_phase(), "other": other}.items()}
 
 
 class TrainTimer(BaseCallback):
     """Counts agent updates: what lies between the end of one rollout and the start of the next.
 
     SB3 calls ``agent.train`` exactly there, so the agent itself stays untouched. Put it last in the list of
-    callbacks: work that others do at a rollout's end, such as fitting a model, is then over.
+    callbacks: work that others do at a rollout's end, such as fitting a model, is then over. What other phases
+    claim in between is theirs.
     """
 
     def __init__(self, clock: PhaseClock) -> None:
         super().__init__()
         self._clock = clock
-        self._ended: float | None = None
+        self._began: tuple[float, float] | None = None
 
     def _count(self) -> None:
-        if self._ended is not None:
-            self._clock.add("agent_train", time.perf_counter() - self._ended)
-            self._ended = None
+        if self._began is not None:
+            began, claimed = self._began
+            elapsed = time.perf_counter() - began
+            self._clock.add("agent_train", elapsed - (self._clock.claimed_seconds - claimed))
+            self._began = None
 
     def _on_rollout_end(self) -> None:
-        self._ended = time.perf_counter()
+        self._began = (time.perf_counter(), self._clock.claimed_seconds)
 
     def _on_rollout_start(self) -> None:
         self._count()

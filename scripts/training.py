@@ -4,110 +4,159 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from scripts.algorithms import ON_POLICY, action_noise, agent_class, agent_keys, readable_policy_kwargs
+from scripts.algorithms import ON_POLICY
 from scripts.arguments import TrainArguments
-from scripts.configuration import HYPERPARAMS_FOLDER, RunConfiguration, load_configuration
-from scripts.environments import check_env_id, make_real_vec_env
 from scripts.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
 from scripts.interruption import StopOnSignal
 from scripts.phases import PhaseClock, TrainTimer
+from scripts.plan import Plan, plan_run
 from scripts.run_folder import new_run_folder, safe_name, write_text_atomically
 from scripts.summary import RunSummary, versions
 
 NUM_EVALUATIONS = 20
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run that was checked and not yet started.
-
-    Attributes:
-        args: the command line.
-        cls: the agent's class.
-        config: merged hyperparameters.
-        n_timesteps: real steps.
-        env_kwargs: arguments of the environment.
-    """
-
-    args: TrainArguments
-    cls: type[BaseAlgorithm]
-    config: RunConfiguration
-    n_timesteps: int
-    env_kwargs: dict[str, Any]
-
-    def vec_env(self, seed: int, **kwargs: Any) -> VecEnv:
-        """Real environments of this run."""
-        wrapper = self.config.run.get("env_wrapper")
-        return make_real_vec_env(self.args.env, self.env_kwargs, seed, wrapper=wrapper, **kwargs)
-
-
-def plan_run(args: TrainArguments) -> Plan:
-    """Resolve and check everything that can be wrong before a folder is made.
-
-    Raises:
-        ValueError: with what to change.
-        ImportError: if the agent's library is missing.
-    """
-    check_env_id(args.env)
-    cls = agent_class(args.algo, args.backend)
-    path = Path(args.conf_file) if args.conf_file else HYPERPARAMS_FOLDER / f"{args.algo}.yml"
-    config = load_configuration(path, args.env, agent_keys(cls), args.hyperparams)
-    n_timesteps = args.n_timesteps if args.n_timesteps > 0 else int(config.run.get("n_timesteps", 0))
-    config.run["n_timesteps"] = n_timesteps
-    if n_timesteps <= 0:
-        raise ValueError(f"{path.name} names no n_timesteps for {args.env}; give it with -n.")
-    if args.updates_per_step is not None:
-        if args.algo in ON_POLICY:
-            raise ValueError(f"--updates-per-step has no meaning for the on-policy {args.algo}.")
-        train_freq = config.agent.get("train_freq", 1)
-        if not isinstance(train_freq, int):
-            raise ValueError(f"--updates-per-step needs an integer train_freq, got {train_freq!r}.")
-        config.agent["gradient_steps"] = max(1, round(args.updates_per_step * train_freq * args.n_envs))
-    env_kwargs = {**(config.run.get("env_kwargs") or {}), **args.env_kwargs}
-    return Plan(args, cls, config, n_timesteps, env_kwargs)
-
-
-def build_agent(plan: Plan, env: VecEnv, extra: dict[str, Any]) -> BaseAlgorithm:
-    """The agent, exactly as its library defines it.
+def train(args: TrainArguments, words: Sequence[str]) -> int:
+    """Train, evaluate on the real environment, save, and return the exit code.
 
     Args:
-        plan: the run.
-        env: real training environments.
-        extra: further keyword arguments, such as the replay buffer of the model path.
+        args: the parsed command line.
+        words: the command line itself, for the record.
+
+    Raises:
+        ValueError: for settings that cannot work; no folder is made then.
+        ImportError: if a library is missing.
     """
-    args, config = plan.args, plan.config
-    kwargs: dict[str, Any] = {**config.agent, **extra}
-    if "policy_kwargs" in kwargs:
-        kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], args.backend)
-    noise = action_noise(config.run, env.action_space)
-    if noise is not None:
-        kwargs["action_noise"] = noise
-    return plan.cls(
-        policy=config.run.get("policy", "MlpPolicy"),
-        env=env,
-        seed=args.seed,
-        device=args.device,
-        verbose=args.verbose,
-        tensorboard_log=args.tensorboard_log or None,
-        **kwargs,
+    plan = plan_run(args)
+    command = shlex.join(["python", "scripts/train.py", *words])
+    clock = PhaseClock()
+    stop = StopOnSignal()
+    eval_env = plan.vec_env(args.seed + EVALUATION_SEED_OFFSET)
+    folder = new_run_folder(Path(args.log_folder), args.algo, args.env, args.tag)
+    write_settings(folder, plan, command)
+    summary = start_summary(plan, command)
+    evaluation = SummaryEvaluation(
+        eval_env, summary, clock, folder, max(eval_freq(plan) // args.n_envs, 1), args.eval_episodes, args.verbose
     )
+    callbacks: list[BaseCallback] = [evaluation, stop]
+    if args.save_freq > 0:
+        callbacks.append(CheckpointCallback(max(args.save_freq // args.n_envs, 1), str(folder)))
+    print(f"{args.arm}: {plan.n_timesteps} real steps of {args.env} -> {folder}", flush=True)
+    try:
+        with stop.listening():
+            if not args.model:
+                agent = learn_without_model(plan, folder, clock, callbacks)
+            elif args.algo in ON_POLICY:
+                agent = learn_in_the_model(plan, folder, clock, callbacks, evaluation)
+            else:
+                agent = learn_with_model(plan, folder, clock, callbacks, evaluation)
+            if stop.received is None:
+                evaluation.finish()
+        agent.save(folder / f"{safe_name(args.env)}.zip")
+        if args.save_replay_buffer and args.algo not in ON_POLICY:
+            agent.save_replay_buffer(folder / "replay_buffer.pkl")  # type: ignore[attr-defined]
+        summary.finished = stop.received is None
+        summary.stopped_by = None if stop.received is None else f"signal {stop.received}"
+        evaluation.record()
+    finally:
+        eval_env.close()
+    return stop.exit_code
+
+
+def learn_without_model(
+    plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback]
+) -> BaseAlgorithm:
+    """Plain SB3: the baseline of every comparison."""
+    with closing(training_env(plan, folder, clock)) as env:
+        agent = plan.build_agent(env)
+        agent.learn(plan.n_timesteps, callback=[*callbacks, TrainTimer(clock)], progress_bar=plan.args.progress)
+    return agent
+
+
+def learn_with_model(
+    plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
+) -> BaseAlgorithm:
+    """The same agent with a mixed replay buffer and the Dyna callback: nothing else differs."""
+    from sb3_ext import DynaCallback, MixedReplayBuffer
+    from sb3_ext.callbacks import mixed_buffer
+    from scripts.learned_model import LearnedModel, dyna_config
+
+    args, block = plan.args, plan.config.model
+    with closing(training_env(plan, folder, clock)) as env:
+        model = LearnedModel(block, env.envs[0], clock, seed=args.seed, device=args.device)
+        config = dyna_config(block.get("dyna") or {})
+        dyna = DynaCallback(model.dynamics, config, trainer=model.trainer, seed=args.seed, verbose=args.verbose)
+        clock.follow("model_rollout", lambda: dyna.rollout_seconds)
+        evaluation.model_record = model.record
+        buffer = {key: block[key] for key in ("real_ratio", "synthetic_size") if key in block}
+        agent = plan.build_agent(
+            env, replay_buffer_class=MixedReplayBuffer, replay_buffer_kwargs={**buffer, "seed": args.seed}
+        )
+        agent.learn(plan.n_timesteps, callback=[*callbacks, dyna, TrainTimer(clock)], progress_bar=args.progress)
+        if model.trainer.history:
+            model.save(folder, mixed_buffer(agent).real_transitions())
+    return agent
+
+
+def learn_in_the_model(
+    plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
+) -> BaseAlgorithm:
+    """On-policy agents see the real environment only to collect data, and learn inside the model."""
+    from sb3_ext.imagination import learn_in_imagination
+    from scripts.learned_model import LearnedModel, imagination_config
+
+    args, block = plan.args, plan.config.model
+    with closing(Monitor(plan.env(), str(folder / "0"))) as env:
+        clock.time_calls(env, "step", "env_step")
+        model = LearnedModel(block, env, clock, seed=args.seed, device=args.device)
+        evaluation.model_record = model.record
+
+        def build(model_env: VecEnv) -> Any:
+            clock.time_calls(model_env, "step", "model_rollout")
+            return plan.build_agent(model_env)
+
+        result = learn_in_imagination(
+            build,
+            env,
+            plan.n_timesteps,
+            config=imagination_config(block.get("imagination") or {}, eval_freq(plan)),
+            dynamics=model.dynamics,
+            trainer=model.trainer,
+            callback=[*callbacks, TrainTimer(clock)],
+            progress_bar=args.progress,
+            seed=args.seed,
+        )
+        if model.trainer.history:
+            model.save(folder, result.store.transitions())
+    return result.agent
+
+
+def training_env(plan: Plan, folder: Path, clock: PhaseClock) -> DummyVecEnv:
+    """The real training environments, monitored and timed."""
+    env = plan.vec_env(plan.args.seed, n_envs=plan.args.n_envs, monitor_folder=folder)
+    clock.time_calls(env, "step", "env_step")
+    return env
+
+
+def eval_freq(plan: Plan) -> int:
+    """Real steps between evaluations."""
+    return plan.args.eval_freq if plan.args.eval_freq > 0 else max(plan.n_timesteps // NUM_EVALUATIONS, 1)
 
 
 def start_summary(plan: Plan, command: str) -> RunSummary:
     """The record of a run that has not stepped yet."""
     args = plan.args
-    entry = plan.config.as_entry()
-    if not args.model:
-        entry.pop("model", None)
     return RunSummary(
         task=args.env,
         algorithm=args.algo,
@@ -117,7 +166,7 @@ def start_summary(plan: Plan, command: str) -> RunSummary:
         seeds={"train": args.seed, "evaluation": args.seed + EVALUATION_SEED_OFFSET},
         total_timesteps=plan.n_timesteps,
         command=command,
-        hyperparameters=entry,
+        hyperparameters=plan.config.as_entry(),
         env_kwargs=plan.env_kwargs,
         num_threads=args.num_threads,
         versions=versions(args.backend),
@@ -131,49 +180,3 @@ def write_settings(folder: Path, plan: Plan, command: str) -> None:
     write_text_atomically(settings / "config.yml", yaml.safe_dump(plan.config.as_entry(), sort_keys=False))
     write_text_atomically(settings / "args.yml", yaml.safe_dump(asdict(plan.args), sort_keys=False))
     write_text_atomically(settings / "command.txt", command + "\n")
-
-
-def train(args: TrainArguments, words: Sequence[str]) -> int:
-    """Train, evaluate on the real environment, save, and return the exit code.
-
-    Args:
-        args: the parsed command line.
-        words: the command line itself, for the record.
-    """
-    plan = plan_run(args)
-    if args.model:
-        raise ValueError("Training with a model is not wired up yet; add --no-model.")
-    command = shlex.join(["python", "scripts/train.py", *words])
-    folder = new_run_folder(Path(args.log_folder), args.algo, args.env, args.tag)
-    write_settings(folder, plan, command)
-    summary = start_summary(plan, command)
-    clock = PhaseClock()
-    stop = StopOnSignal()
-    env = plan.vec_env(args.seed, n_envs=args.n_envs, clock=clock, monitor_folder=folder)
-    eval_env = plan.vec_env(args.seed + EVALUATION_SEED_OFFSET)
-    eval_freq = args.eval_freq if args.eval_freq > 0 else plan.n_timesteps // NUM_EVALUATIONS
-    evaluation = SummaryEvaluation(
-        eval_env, summary, clock, folder, max(eval_freq // args.n_envs, 1), args.eval_episodes, args.verbose
-    )
-    callbacks: list[BaseCallback] = [evaluation, stop]
-    if args.save_freq > 0:
-        callbacks.append(CheckpointCallback(max(args.save_freq // args.n_envs, 1), str(folder)))
-    callbacks.append(TrainTimer(clock))
-
-    agent = build_agent(plan, env, {})
-    print(f"{args.arm}: {plan.n_timesteps} real steps of {args.env} -> {folder}", flush=True)
-    try:
-        with stop.listening():
-            agent.learn(plan.n_timesteps, callback=callbacks, progress_bar=args.progress)
-            if stop.received is None:
-                evaluation.finish()
-        agent.save(folder / f"{safe_name(args.env)}.zip")
-        if args.save_replay_buffer:
-            agent.save_replay_buffer(folder / "replay_buffer.pkl")  # type: ignore[attr-defined]
-        summary.finished = stop.received is None
-        summary.stopped_by = None if stop.received is None else f"signal {stop.received}"
-        evaluation.record()
-    finally:
-        env.close()
-        eval_env.close()
-    return stop.exit_code
