@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -21,6 +22,10 @@ from torch import Tensor, nn
 
 from mbrl_wrappers import checkpoint, checkpoint_file
 from mbrl_wrappers.checkpoint import CheckpointError, load, load_starts, read_manifest, register_model, save
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.seeding import torch_generator
+from mbrl_wrappers.tasks import task_functions
+from mbrl_wrappers.types import Prediction
 
 
 @register_model("test-affine")
@@ -80,6 +85,30 @@ def test_a_loaded_model_predicts_the_same_bits(model: Affine, path: Path) -> Non
     restored = load(path, device="cpu")
     assert th.equal(restored.predict(obs), model.predict(obs))
     assert restored.reward_fn == Weighted(0.1)
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+def test_a_loaded_ensemble_predicts_the_same_bits(tmp_path: Path, propagation: Any) -> None:
+    env = gym.make("InvertedPendulum-v5")
+    known = task_functions(env)
+    options: dict[str, Any] = {"num_members": 3, "num_elites": 2, "hidden": (8, 8), "propagation": propagation}
+    ensemble = EnsembleDynamics(
+        env.observation_space, env.action_space, termination_fn=known.termination_fn, seed=1, device="cpu", **options
+    )
+    obs, action = th.linspace(-0.3, 0.3, 80).reshape(20, 4), th.linspace(-1, 1, 20).reshape(20, 1)
+
+    def predictions(model: EnsembleDynamics) -> list[Prediction]:
+        generator = torch_generator(7)
+        state, steps = model.reset(obs, generator=generator), []
+        for _ in range(3):
+            state, prediction = model.step(state, action, generator=generator)
+            steps.append(prediction)
+        return steps
+
+    restored = load(save(ensemble, tmp_path / "m", starts=obs), device="cpu")
+    assert restored.termination_fn == known.termination_fn
+    for one, other in zip(predictions(ensemble), predictions(restored), strict=True):
+        assert all(th.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_the_suffix_is_appended_once(model: Affine, tmp_path: Path) -> None:
