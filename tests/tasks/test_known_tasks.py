@@ -200,6 +200,15 @@ def test_gradients_agree_with_finite_differences(task: str, velocity: bool) -> N
     assert th.autograd.gradcheck(reward_fn, (obs, action, next_obs))
 
 
+def test_pendulum_charges_for_the_torque_that_its_motor_gives() -> None:
+    env = gymnasium.make("Pendulum-v1")
+    env.unwrapped.max_torque = 1.5  # type: ignore[attr-defined]
+    reward_fn = task_functions(env).reward_fn
+    assert reward_fn is not None
+    hanging = th.tensor([[-1.0, 0.0, 2.0]], dtype=th.float64)
+    np.testing.assert_allclose(reward_fn(hanging, th.tensor([[-9.0]]), hanging), -(np.pi**2 + 0.4 + 0.001 * 1.5**2))
+
+
 def test_centre_of_mass_velocity_by_hand() -> None:
     from mbrl_wrappers.tasks.locomotion import CenterOfMassVelocity
 

@@ -106,6 +106,16 @@ def test_limits_are_strict_or_not_as_in_the_task(
     assert got[0] != got[2]
 
 
+def test_the_shown_velocity_is_no_part_of_hopper_s_state() -> None:
+    row = np.array([1.25, *np.zeros(10), 150.0])
+    assert ends(ForwardVelocityObservation(gymnasium.make("Hopper-v5")), [row]) == [False]
+
+
+def test_mountain_car_has_to_arrive_at_the_speed_asked_for() -> None:
+    env = gymnasium.make("MountainCarContinuous-v0", goal_velocity=0.02)
+    assert ends(env, [[0.5, 0.019], [0.5, 0.02], [0.44, 0.03]]) == [False, True, False]
+
+
 def test_double_pendulum_ends_at_a_tip_height_of_one() -> None:
     angle = np.arccos(1 / 1.2)  # straight and leaning: 1.2 cos(angle) = 1
     rows = []
