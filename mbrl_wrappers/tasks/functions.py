@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,10 +126,10 @@ def task_functions(env: gymnasium.Env[Any, Any], *, approximate: bool = False) -
 
 def _unknown_task(task: gymnasium.Env[Any, Any]) -> str:
     name = class_name(task)
-    version = name.rsplit(".", 1)[0].rsplit("_", 1)[-1]
-    if name.startswith("gymnasium.envs.mujoco.") and version != "v5":
+    old = re.fullmatch(r"gymnasium\.envs\.mujoco\.\w+_v(\d+)\.\w+", name)
+    if old is not None:
         return (
-            f"{name} is version {version[1:]} of the task, whose rules differ from version 5: learn its reward and "
+            f"{name} is version {old[1]} of the task, whose rules differ from version 5: learn its reward and "
             "termination, supply your own functions, or use version 5."
         )
     return (
