@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -53,7 +53,8 @@ class BranchRow:
     @property
     def observation(self) -> NDArray[Any]:
         """The row's current observation, ``(O,)``."""
-        return cast(NDArray[Any], self._branches.obs[self.index])
+        obs: NDArray[Any] = self._branches.obs[self.index]
+        return obs
 
 
 class ModelVecEnv(VecEnv):

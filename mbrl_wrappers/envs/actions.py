@@ -44,7 +44,7 @@ class ActionGate:
         if not np.isfinite(array).all():
             raise ValueError(f"The actions are not finite: {array}.")
         clipped = np.clip(array, space.low, space.high)
-        if not self._warned and not np.allclose(array, clipped, rtol=0, atol=1e-5):
+        if not self._warned and np.abs(array - clipped).max() > 1e-5:
             self._warned = True
             warnings.warn(f"Actions outside the bounds of {space} are clipped.", stacklevel=3)
         return self.codec.from_env(clipped)

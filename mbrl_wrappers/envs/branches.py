@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import xor
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -134,7 +134,8 @@ class Branches:
 
     def draw_start(self, row: int) -> NDArray[Any]:
         """A start observation ``(O,)`` from the row's own stream."""
-        return cast(NDArray[Any], self._draw_starts(1, self._rngs[row])[0])
+        start: NDArray[Any] = self._draw_starts(1, self._rngs[row])[0]
+        return start
 
     def restart(self, rows: BoolArray | None = None, *, obs: object = None, state: object = None) -> None:
         """Start rows anew, at drawn observations or at given ones; all other rows stay as they are.

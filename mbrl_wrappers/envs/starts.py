@@ -48,7 +48,7 @@ def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
     elif callable(starts):
         draw, name = starts, "the starts function"
     else:
-        draw, name = _rows_of(starts, obs_dim), "starts"
+        return _rows_of(starts, obs_dim)  # checked once
 
     def sample(n: int, rng: np.random.Generator) -> NDArray[Any]:
         return check_observations(draw(n, rng), n, obs_dim, name)
@@ -70,11 +70,11 @@ def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -
     if array.ndim != 2 or array.shape[1] != obs_dim or (rows is not None and len(array) != rows):
         hint = " One observation is obs[None]." if array.shape == (obs_dim,) else ""
         raise ValueError(f"{name} must give observations of shape {wanted}, got {array.shape}.{hint}")
-    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+    if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must give numbers, got dtype {array.dtype}.")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        row, index = bad[0]
+    finite = np.isfinite(array)
+    if not finite.all():
+        row, index = np.argwhere(~finite)[0]
         raise ValueError(f"{name} gave a non-finite observation: row {row}, index {index} is {array[row, index]}.")
     return array
 

@@ -1,0 +1,62 @@
+"""Building on-policy agents on a model environment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, cast
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+AgentFactory = Callable[[VecEnv], OnPolicyAlgorithm]
+"""``factory(env) -> agent``: builds the agent on the model environment it is handed, and keeps it for life."""
+
+
+def build_agent(
+    agent: type[OnPolicyAlgorithm] | AgentFactory, env: VecEnv, horizon: int, seed: int
+) -> OnPolicyAlgorithm:
+    """The agent on the model environment, checked for what cannot work in many short calls of ``learn()``.
+
+    Args:
+        agent: a class, built with an MLP policy and rollouts of one horizon, or a factory.
+        env: the model environment.
+        horizon: length of an imagined episode.
+        seed: of the agent, when a class is given.
+
+    Raises:
+        TypeError: if it is not on-policy, or recurrent.
+        ValueError: if a schedule changes, or the agent was built on another environment.
+    """
+    if isinstance(agent, type):
+        if not issubclass(agent, OnPolicyAlgorithm):
+            raise TypeError(
+                f"{agent.__name__} is not an on-policy agent. SAC, TD3, DDPG, DQN and their like learn model-based "
+                "with DynaCallback and replay_buffer_class=MixedReplayBuffer."
+            )
+        # Rollouts of one horizon each, in minibatches that divide it.
+        share = next(divisor for divisor in (5, 4, 3, 2, 1) if horizon % divisor == 0)
+        takes_batches = "batch_size" in inspect.signature(agent).parameters
+        batch = {"batch_size": share * env.num_envs} if takes_batches else {}
+        built = cast(Any, agent)("MlpPolicy", env, n_steps=horizon, seed=seed, **batch)
+    else:
+        built = agent(env)
+    if not isinstance(built, OnPolicyAlgorithm):
+        raise TypeError(f"The agent factory must return a PPO, A2C, TRPO or the like, got {type(built).__name__}.")
+    if hasattr(built.policy, "lstm_actor"):
+        raise TypeError(
+            "Recurrent agents are not supported: their memory does not fit branches from stored observations."
+        )
+    inner = built.get_env()
+    if inner is None or inner.unwrapped is not env.unwrapped:
+        raise ValueError(
+            "The agent factory must build the agent on the environment it is handed: factory(env) -> agent."
+        )
+    for name in ("lr_schedule", "clip_range", "clip_range_vf"):
+        schedule = getattr(built, name, None)
+        if callable(schedule) and schedule(1.0) != schedule(0.5):
+            raise ValueError(
+                f"{name} changes with progress, but each of the many short calls of learn() would run through it anew: "
+                "use a constant."
+            )
+    return built
