@@ -48,14 +48,14 @@ class AgentFile:
             ValueError: if the file cannot be read without trust.
         """
         summary = self.run.summary
-        cls = agent_class(summary["algorithm"], summary["backend"])
-        if trust:
-            return cls.load(self.path, env=env, device=device)
-        if summary["backend"] == "sbx":
+        if summary["backend"] == "sbx" and not trust:
             raise ValueError(
                 f"{self.path} is an SBX agent, whose file is a pickle throughout: reading it can run code. "
                 "If you made it, or trust who did, say so with --trust."
             )
+        cls = agent_class(summary["algorithm"], summary["backend"])
+        if trust:
+            return cls.load(self.path, env=env, device=device)
         entry = summary["hyperparameters"]
         kwargs = {key: entry[key] for key in _SHAPING if key in entry}
         if "policy_kwargs" in kwargs:

@@ -64,13 +64,21 @@ class SummaryEvaluation(EvalCallback):
         self.record()
         return keep_going
 
-    def finish(self) -> None:
-        """Evaluate now, unless the last step was evaluated already."""
-        if not self.evaluations_timesteps or self.evaluations_timesteps[-1] != self.model.num_timesteps:
-            self.num_timesteps = self.model.num_timesteps
-            self.eval_freq = max(self.n_calls, 1)
-            self.n_calls = self.eval_freq
-            self._on_step()
+    def finish(self, *, again: bool = False) -> None:
+        """Evaluate now, unless the last step was evaluated already.
+
+        Args:
+            again: evaluate in any case and replace that evaluation: the agent has learned since.
+        """
+        if self.evaluations_timesteps and self.evaluations_timesteps[-1] == self.model.num_timesteps:
+            if not again:
+                return
+            for column in (self.evaluations_timesteps, self.evaluations_results, self.evaluations_length):
+                column.pop()
+            self._summary.evaluations.pop()
+        self.num_timesteps = self.model.num_timesteps
+        self.eval_freq = self.n_calls = max(self.n_calls, 1)
+        self._on_step()
 
     def record(self) -> None:
         """Bring the summary up to date and write it."""

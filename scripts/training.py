@@ -62,7 +62,7 @@ def train(args: TrainArguments, words: Sequence[str]) -> int:
             else:
                 agent = learn_with_model(plan, folder, clock, callbacks, evaluation)
             if stop.received is None:
-                evaluation.finish()
+                evaluation.finish(again=args.model and args.algo in ON_POLICY)  # these learn after their last step
         agent.save(folder / f"{safe_name(args.env)}.zip")
         if args.save_replay_buffer and args.algo not in ON_POLICY:
             agent.save_replay_buffer(folder / "replay_buffer.pkl")  # type: ignore[attr-defined]

@@ -6,6 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch as th
+
+from mbrl_wrappers import Transitions
+
 
 def write_run(
     folder: Path,
@@ -38,3 +42,10 @@ def write_run(
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def transitions(values: Sequence[float], last: Sequence[bool]) -> Transitions:
+    """One-dimensional rows that each go up by one."""
+    obs = th.tensor(values, dtype=th.float32)[:, None]
+    zero = th.zeros(len(obs))
+    return Transitions(obs, zero[:, None], zero, obs + 1, zero.bool(), th.tensor(last))
