@@ -142,8 +142,19 @@ def test_callbacks_count_real_steps() -> None:
     evaluation = EvalCallback(Monitor(real_env()), eval_freq=25, n_eval_episodes=1, verbose=0, warn=False)
     learn_in_imagination(small_ppo, env, 60, config=SMALL, dynamics=oracle_model(env), callback=[Watch(), evaluation])
     assert seen == [(step, step) for step in range(1, 61)]
-    assert evaluation.evaluations_timesteps == [] or evaluation.num_timesteps == 60
+    assert evaluation.num_timesteps == 60
     assert np.isfinite(evaluation.last_mean_reward)
+
+
+def test_the_agent_is_saved_and_goes_on_as_any_other(tmp_path) -> None:
+    env = real_env()
+    agent = learn_in_imagination(small_ppo, env, 40, config=SMALL, dynamics=oracle_model(env)).agent
+    agent.save(tmp_path / "agent.zip")
+    loaded = PPO.load(tmp_path / "agent.zip", env=Monitor(real_env()))
+    obs = np.ones((5, 3), np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], agent.predict(obs, deterministic=True)[0])
+    assert loaded.num_timesteps == 40
+    loaded.learn(32, reset_num_timesteps=False)  # in the real environment now
 
 
 def test_a_callback_can_stop_the_run() -> None:
