@@ -1,0 +1,220 @@
+"""A demonstration: the same agent with a learned model and without, at the same real steps and the same updates.
+
+    python scripts/demo.py
+
+Trains two agents side by side on a MuJoCo task, one process each, judges both on the real environment, and leaves
+pictures, a film, the agent and its model in ``demo/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+if not __package__:  # run as a file: imports start at the checkout
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+SCRIPTS = Path(__file__).resolve().parent
+ARMS = {"with_model": "SAC with a learned model", "without_model": "the same SAC without it"}
+HORIZON = 20  # of the model pictures
+FILES = ("returns.png", "model_error.png", "model_trajectories.png", "film.mp4", "agent.zip", "dynamics.safetensors")
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """What to demonstrate; the defaults take about ten minutes on two cores.
+
+    Attributes:
+        output: folder for everything the demonstration makes.
+        env: the task.
+        n_timesteps: real steps of each agent.
+        updates_per_step: agent updates per real step, the same for both.
+        eval_episodes: episodes per evaluation.
+        seed: of everything.
+        hyperparams: further settings in the form of ``train.py --hyperparams``, separated by spaces.
+    """
+
+    output: str = "demo"
+    env: str = "InvertedDoublePendulum-v5"
+    n_timesteps: int = 3000
+    updates_per_step: float = 10.0
+    eval_episodes: int = 5
+    seed: int = 0
+    hyperparams: str = (
+        "learning_starts:500 learning_rate:1e-3 policy_kwargs.net_arch:[64,64] "
+        "ensemble.hidden:[64,64] ensemble.num_members:5 ensemble.num_elites:4 "
+        "fit.max_gradient_steps:200 dyna.rollouts_per_step:100 dyna.first_fit_gradient_steps:1000"
+    )
+
+
+def train_command(args: DemoArguments, arm: str, runs: Path) -> list[str]:
+    """The command line that trains one arm."""
+    command = [
+        *(sys.executable, str(SCRIPTS / "train.py"), "--algo", "sac", "--env", args.env, "-n", str(args.n_timesteps)),
+        *("--seed", str(args.seed), "--updates-per-step", str(args.updates_per_step)),
+        *("--eval-episodes", str(args.eval_episodes), "-f", str(runs), "--tag", arm),
+        *(["-P"] if arm == "with_model" else ["--no-model"]),
+    ]
+    return [*command, "--hyperparams", *args.hyperparams.split()]
+
+
+def run_folder(args: DemoArguments, arm: str, runs: Path) -> Path:
+    """Where ``train.py`` puts an arm's only run."""
+    return runs / "sac" / f"{args.env}_{arm}_1"
+
+
+def train_both(args: DemoArguments, runs: Path) -> None:
+    """Train both arms at the same time; the one with the model shows its progress.
+
+    Raises:
+        RuntimeError: if one of them fails.
+    """
+    log = runs / "without_model.log"
+    with log.open("w") as output:
+        other = subprocess.Popen(train_command(args, "without_model", runs), stdout=output, stderr=subprocess.STDOUT)
+        try:
+            code = subprocess.run(train_command(args, "with_model", runs), check=False).returncode
+            if code:
+                raise RuntimeError(f"Training with the model ended with exit code {code}; see above.")
+            say("With the model: done. Waiting for the agent without it ...")
+            if other.wait():
+                raise RuntimeError(f"Training without the model ended with exit code {other.returncode}; see {log}.")
+        finally:
+            if other.poll() is None:
+                other.terminate()
+                other.wait()
+
+
+def make_film(folder: Path, path: Path) -> bool:
+    """Film the agent in a process of its own, which no fault of a graphics driver can leave."""
+    command = [sys.executable, str(SCRIPTS / "enjoy.py"), str(folder), "--n-episodes", "1", "--video", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        path.unlink(missing_ok=True)
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        say(f"No film, since off-screen rendering does not work here ({lines[-1]}). Going on without.")
+    return done.returncode == 0
+
+
+def make_pictures(args: DemoArguments, runs: Path, output: Path) -> None:
+    """Draw the learning curves and what the model is worth."""
+    from scripts import plot
+
+    plot.main(["returns", str(runs), "-o", str(output / "returns.png")])
+    plot.main(["model", str(run_folder(args, "with_model", runs)), "-o", str(output), "--horizon", str(HORIZON)])
+
+
+def collect(args: DemoArguments, runs: Path, output: Path) -> None:
+    """Copy agent and model next to the pictures and put both summaries into one file."""
+    from scripts.run_folder import write_json_atomically
+    from scripts.runs import read_run
+
+    folder = run_folder(args, "with_model", runs)
+    shutil.copyfile(folder / f"{args.env}.zip", output / "agent.zip")
+    shutil.copyfile(folder / "dynamics.safetensors", output / "dynamics.safetensors")
+    summaries = {arm: read_run(run_folder(args, arm, runs)).summary for arm in ARMS}
+    write_json_atomically(output / "summary.json", summaries)
+
+
+def report(args: DemoArguments, runs: Path, output: Path) -> None:
+    """Print the results, where things are and how to load them."""
+    from scripts.runs import read_run
+
+    say(f"Mean return of {args.eval_episodes} episodes on the real {args.env}, by real steps:")
+    found = {arm: read_run(run_folder(args, arm, runs)) for arm in ARMS}
+    steps = found["with_model"].steps[3::4]
+    print("   " + " " * 28 + "".join(f"{step:>9,.0f}" for step in steps))
+    for arm, name in ARMS.items():
+        print(f"   {name:<28}" + "".join(f"{found[arm].return_at(step):>9.0f}" for step in steps))
+    print("   (one seed each: a demonstration, not a measurement)")
+    say(f"In {output}/: {', '.join(name for name in (*FILES, 'summary.json') if (output / name).exists())}")
+    say("To load them:")
+    print(
+        f"""
+    import mbrl_wrappers
+    from mbrl_wrappers.checkpoint import load_starts
+    from stable_baselines3 import SAC
+
+    agent = SAC.load("{output}/agent.zip")  # a pickle: load only what you made yourself
+    model = mbrl_wrappers.load("{output}/dynamics.safetensors")
+    env = mbrl_wrappers.ModelEnv(model, load_starts("{output}/dynamics.safetensors"), horizon=100)
+    obs, _ = env.reset(seed=0)
+    action, _ = agent.predict(obs, deterministic=True)
+
+   python scripts/enjoy.py {run_folder(args, "with_model", runs)}
+   python scripts/enjoy.py {run_folder(args, "with_model", runs)} --model
+"""
+    )
+
+
+def say(text: str) -> None:
+    """Print one line of the demonstration."""
+    print(f"== {text}", flush=True)
+
+
+def new_runs_folder(output: Path) -> Path:
+    """``<output>/runs_<n>`` with the next number, so that an earlier demonstration stays."""
+    output.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = output / f"runs_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def demonstrate(args: DemoArguments) -> None:
+    """Run the whole demonstration.
+
+    Raises:
+        RuntimeError: if a training fails.
+    """
+    started = time.perf_counter()
+    output = Path(args.output)
+    runs = new_runs_folder(output)
+    for name in (*FILES, "summary.json"):
+        (output / name).unlink(missing_ok=True)
+    say(f"Training two agents on {args.env}, {args.n_timesteps:,} real steps and the same updates each, on two cores:")
+    for arm, name in ARMS.items():
+        print(f"   {arm.replace('_', ' '):<14} {name} -> {run_folder(args, arm, runs)}")
+    train_both(args, runs)
+    say(f"Trained in {(time.perf_counter() - started) / 60:.1f} minutes. Drawing and filming ...")
+    make_pictures(args, runs, output)
+    make_film(run_folder(args, "with_model", runs), output / "film.mp4")
+    collect(args, runs, output)
+    report(args, runs, output)
+    say(f"{(time.perf_counter() - started) / 60:.1f} minutes in all.")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> DemoArguments:
+    """Parse the command line, one flag per field of :class:`DemoArguments`."""
+    parser = argparse.ArgumentParser(prog="demo.py", description=(__doc__ or "").split("\n")[0])
+    for field in fields(DemoArguments):
+        default = getattr(DemoArguments(), field.name)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
+    return DemoArguments(**vars(parser.parse_args(argv)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demonstration and return the exit code."""
+    try:
+        demonstrate(parse_arguments(argv))
+    except (RuntimeError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
