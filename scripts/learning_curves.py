@@ -43,11 +43,13 @@ class Mark:
 def read_marks(path: Path) -> list[Mark]:
     """Read a CSV file with the columns ``task,label,step,value`` and perhaps ``error``.
 
+    Lines that begin with ``#`` are comments.
+
     Raises:
         ValueError: if a column is missing or a number is not one.
     """
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     try:
         return [
             Mark(row["task"], row["label"], float(row["step"]), float(row["value"]), float(row.get("error") or 0))

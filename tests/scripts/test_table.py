@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts import learning_curves
 from scripts.learning_curves import aggregate_curve, plot_returns, read_marks
 from scripts.runs import find_runs, group_runs, read_run
 from scripts.table import main, results_table
@@ -74,7 +75,7 @@ def test_curve_ends_where_the_shortest_run_ends(tmp_path: Path) -> None:
 
 def test_marks(tmp_path: Path) -> None:
     path = tmp_path / "marks.csv"
-    path.write_text("task,label,step,value,error\nHopper-v5,paper,100,5,1.5\nHopper-v5,other,200,6,\n")
+    path.write_text("# where from\ntask,label,step,value,error\nHopper-v5,paper,100,5,1.5\nHopper-v5,other,200,6,\n")
     marks = read_marks(path)
     assert [(mark.label, mark.step, mark.value, mark.error) for mark in marks] == [
         ("paper", 100.0, 5.0, 1.5),
@@ -83,6 +84,12 @@ def test_marks(tmp_path: Path) -> None:
     path.write_text("task,step\nHopper-v5,1\n")
     with pytest.raises(ValueError, match="needs the columns"):
         read_marks(path)
+
+
+def test_shipped_marks_can_be_read() -> None:
+    marks = read_marks(Path(learning_curves.__file__).parent / "marks" / "gym_v4.csv")
+    assert {mark.task for mark in marks} == {"Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5"}
+    assert [mark.value for mark in marks if mark.task == "Hopper-v5" and mark.step == 125_000] == [3331.0, 2792.0]
 
 
 def test_picture_is_written(tmp_path: Path) -> None:
