@@ -48,8 +48,8 @@ class DemoArguments:
     seed: int = 0
     hyperparams: str = (
         "learning_starts:500 learning_rate:1e-3 policy_kwargs.net_arch:[64,64] "
-        "ensemble.hidden:[64,64] ensemble.num_members:5 ensemble.num_elites:4 "
-        "fit.max_gradient_steps:200 dyna.rollouts_per_step:100 dyna.first_fit_gradient_steps:1000"
+        "real_ratio:0.2 ensemble.hidden:[128,128] ensemble.num_members:5 ensemble.num_elites:4 "
+        "fit.max_gradient_steps:300 dyna.rollouts_per_step:100 dyna.first_fit_gradient_steps:1500"
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,13 +14,16 @@ import mbrl_wrappers
 from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitReport, RolloutLength, Trainer, Transitions
 from mbrl_wrappers.seeding import spawn_seeds
 from mbrl_wrappers.tasks import task_functions
-from sb3_ext.callbacks import DEFAULT_FIT, DynaConfig
-from sb3_ext.imagination import ImaginationConfig
+from sb3_ext import DynaConfig
 from scripts.configuration import check_keys
 from scripts.phases import PhaseClock
 
+if TYPE_CHECKING:
+    from sb3_ext.imagination import ImaginationConfig
+
 MODEL_FILE = "dynamics.safetensors"
 MAX_STARTS = 1000
+MAX_GRADIENT_STEPS = 500  # per fit: keeps fitting cheaper than the agent's own updates at 20 per step
 
 
 class RecordingTrainer(Trainer):
@@ -79,7 +82,7 @@ class LearnedModel:
             device=device,
             **ensemble_arguments(block.get("ensemble") or {}),
         )
-        config = replace(DEFAULT_FIT, **dataclass_arguments(FitConfig, block.get("fit") or {}, "fit"))
+        config = fit_config(block.get("fit") or {})
         self.trainer = RecordingTrainer(self.dynamics, config, clock, seed=trainer_seed)
         self.notes = known.notes
 
@@ -141,9 +144,19 @@ def check_model_block(block: Mapping[str, Any]) -> None:
         ValueError: for an unknown key or an impossible number.
     """
     ensemble_arguments(block.get("ensemble") or {})
-    replace(DEFAULT_FIT, **dataclass_arguments(FitConfig, block.get("fit") or {}, "fit"))
+    fit_config(block.get("fit") or {})
     dyna_config(block.get("dyna") or {})
-    imagination_config(block.get("imagination") or {}, 1)
+    if block.get("imagination"):
+        imagination_config(block["imagination"], 1)
+
+
+def fit_config(block: Mapping[str, Any]) -> FitConfig:
+    """``FitConfig`` from YAML; gradient steps are capped at :data:`MAX_GRADIENT_STEPS` unless it says otherwise.
+
+    Raises:
+        ValueError: for an unknown key or an impossible number.
+    """
+    return FitConfig(**{"max_gradient_steps": MAX_GRADIENT_STEPS, **dataclass_arguments(FitConfig, block, "fit")})
 
 
 def dyna_config(block: Mapping[str, Any]) -> DynaConfig:
@@ -167,5 +180,7 @@ def imagination_config(block: Mapping[str, Any], eval_freq: int) -> ImaginationC
     Raises:
         ValueError: for an unknown key or an impossible number.
     """
+    from sb3_ext.imagination import ImaginationConfig  # on-policy agents only
+
     arguments = dataclass_arguments(ImaginationConfig, block, "imagination")
     return ImaginationConfig(**{"eval_freq": eval_freq, **arguments})

@@ -127,7 +127,7 @@ def plot_returns(
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
     for axes, (task, arms) in zip(grid.flat, groups.items(), strict=False):
-        draw_task(axes, task, arms, marks)
+        draw_task(axes, task, arms, [mark for mark in marks if max_step is None or mark.step <= max_step])
         axes.set_xlim(0, max_step)
     figure.suptitle("Interquartile mean over seeds, band: 95 % bootstrap interval", fontsize=10)
     figure.tight_layout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ MAX_PANELS = 24
 
 
 def _grid(panels: int, width: float = 3.1, height: float = 2.3) -> tuple[Any, list[Any]]:
-    columns = min(4, panels)
+    columns = min(4, math.ceil(1.3 * math.sqrt(panels)))
     rows = -(-panels // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, sharex=True)
     flat = list(axes.flat)
@@ -64,7 +65,8 @@ def plot_horizon_errors(errors: HorizonErrors, names: Sequence[str], path: Path,
         axes.set_ylim(bottom=0)
     figure.supxlabel("steps ahead, without seeing the real observation", fontsize=9)
     figure.supylabel("absolute error / standard deviation", fontsize=9)
-    figure.suptitle(f"{title}: median and central 80 % of {errors.model.shape[1]} starts", fontsize=10)
+    count = errors.model.shape[1]
+    figure.suptitle(f"{title}: median and central 80 % of {count} start{'s' * (count != 1)}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=140)
     plt.close(figure)
