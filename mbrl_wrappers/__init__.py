@@ -4,13 +4,14 @@ from mbrl_wrappers import tasks
 from mbrl_wrappers.checkpoint import load, save
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv
 from mbrl_wrappers.envs.registration import register_envs
+from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.ensemble import EnsembleDynamics, EnsembleOptions
 from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.rollout import branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
 from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.training import FitConfig, FitReport, Trainer
+from mbrl_wrappers.training import FitConfig, Trainer
 from mbrl_wrappers.types import DynamicsModel, LatentModel, Limits, Prediction, RolloutPolicy, Transitions
 
 __version__ = "0.1.0"

@@ -37,7 +37,7 @@ def branched_rollout(
     generator: Generator,
     limits: Limits | None = None,
 ) -> Rollout:
-    """Roll ``length`` steps of ``policy`` inside ``model`` from each start state (MBPO, Janner et al. 2019, algorithm 2).
+    """Roll ``length`` steps of ``policy`` inside ``model`` from each start (MBPO, Janner et al. 2019, algorithm 2).
 
     A branch ends with a predicted termination, which is stored, or with an invalid prediction, which is not. Finished
     branches leave the batch, so that later steps cost only the living. The end of a branch by length is a truncation:
@@ -101,6 +101,5 @@ def _assemble(steps: list[tuple[Transitions, Tensor]], num_dropped: int, num_bra
     number = th.cat([th.full_like(ids, index) for index, (_, ids) in enumerate(steps)])
     # A branch's rows sit at consecutive steps from 0, so its last one has the highest step.
     final = th.full((num_branches,), -1, device=number.device).scatter_reduce_(0, branch, number, "amax")
-    columns = [th.cat(column) for column in zip(*rows, strict=True)]
-    transitions = Transitions(*columns[:-1], last=number == final[branch])
-    return Rollout(transitions, branch, number, num_dropped)
+    transitions = Transitions(*(th.cat(column) for column in zip(*rows, strict=True)))
+    return Rollout(transitions._replace(last=number == final[branch]), branch, number, num_dropped)

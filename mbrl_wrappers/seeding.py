@@ -36,7 +36,7 @@ def fenced_global_streams(seed: int) -> Iterator[None]:
     numpy_state = np.random.get_state()
     with th.random.fork_rng():
         th.random.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party policies draw from it
+        np.random.seed(seed % 2**32)
         try:
             yield
         finally:

@@ -85,7 +85,8 @@ def check_action_space(space: AnySpace) -> spaces.Box | spaces.Discrete:
         return space
     raise TypeError(
         f"Action space {space} is not supported: models take Box or Discrete actions. "
-        "Enumerate a MultiDiscrete or MultiBinary space as Discrete, or flatten it to a Box, with a gymnasium.ActionWrapper."
+        "Enumerate a MultiDiscrete or MultiBinary space as Discrete, or flatten it to a Box, in a "
+        "gymnasium.ActionWrapper."
     )
 
 
@@ -95,11 +96,11 @@ def check_observation_space(space: AnySpace) -> spaces.Box:
         return space
     if isinstance(space, spaces.Box) and len(space.shape) >= 2 and space.dtype == np.uint8:
         raise TypeError(
-            f"Observation space {space} looks like an image. A dynamics model over raw pixels would be meaningless: "
-            "encode the image to a feature vector with a gymnasium.ObservationWrapper first."
+            f"Observation space {space} looks like an image. A dynamics model over raw pixels would be "
+            "meaningless: encode the image to a feature vector with a gymnasium.ObservationWrapper first."
         )
     raise TypeError(
         f"Observation space {space} is not supported: models predict one-dimensional float Box observations. "
-        "Wrap the environment in gymnasium.wrappers.FlattenObservation (Dict, Tuple, Discrete and multi-dimensional Box) "
-        "and, for integers, gymnasium.wrappers.DtypeObservation(env, np.float32)."
+        "Wrap the environment in gymnasium.wrappers.FlattenObservation (for Dict, Tuple, Discrete and "
+        "multi-dimensional Box) and, for integers, gymnasium.wrappers.DtypeObservation(env, np.float32)."
     )

@@ -3,5 +3,15 @@
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback, DynaConfig
+from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
+from sb3_ext.vec_env import ModelVecEnv
 
-__all__ = ["AgentPolicy", "DynaCallback", "DynaConfig", "MixedReplayBuffer"]
+__all__ = [
+    "AgentPolicy",
+    "DynaCallback",
+    "DynaConfig",
+    "ImaginationConfig",
+    "MixedReplayBuffer",
+    "ModelVecEnv",
+    "learn_in_imagination",
+]

@@ -25,10 +25,10 @@ MIN_CHUNK_ROWS = 64
 class AgentPolicy:
     """Draws model actions from an agent's own exploration policy, row by row.
 
-    Stochastic actors (SAC, TQC, CrossQ, PPO ...) are sampled. Deterministic ones (TD3, DDPG) get Gaussian noise per row;
-    the agent's ``action_noise`` is left alone, since it is stateful and sized for the real environments. Value agents
-    (DQN, QR-DQN) act greedily and explore per row at their present ``exploration_rate``. ``VecNormalize`` statistics are
-    applied and never updated. The agent's random streams are as they were before each call.
+    Stochastic actors (SAC, TQC, CrossQ, PPO ...) are sampled. Deterministic ones (TD3, DDPG) get Gaussian noise per
+    row; the agent's ``action_noise`` is left alone, since it is stateful and sized for the real environments. Value
+    agents (DQN, QR-DQN) act greedily and explore per row at their present ``exploration_rate``. ``VecNormalize``
+    statistics are applied and never updated. The agent's random streams are as they were before each call.
 
     Args:
         agent: the SB3 or SBX agent; looked at anew in every call.

@@ -29,11 +29,14 @@ class MixedReplayBuffer(ReplayBuffer):
     Pass it as ``replay_buffer_class`` and the keyword arguments below through ``replay_buffer_kwargs``.
 
     Args:
-        *args: what SB3 passes to its replay buffers.
+        buffer_size: real transitions kept, as in SB3.
+        observation_space: one-dimensional float Box.
+        action_space: Box or Discrete.
+        *args: what else SB3 passes to its replay buffers.
         real_ratio: share of real rows in each batch, in [0, 1] (MBPO uses 0.05).
         synthetic_size: imagined rows kept at most, whatever the callback asks for.
         seed: source of the synthetic draws.
-        **kwargs: what SB3 passes to its replay buffers.
+        **kwargs: what else SB3 passes to its replay buffers.
 
     Raises:
         TypeError: for observations or actions that models cannot use (Dict, images, MultiDiscrete ...).
@@ -41,8 +44,18 @@ class MixedReplayBuffer(ReplayBuffer):
     """
 
     def __init__(
-        self, *args: Any, real_ratio: float = 0.05, synthetic_size: int = 1_000_000, seed: int = 0, **kwargs: Any
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *args: Any,
+        real_ratio: float = 0.05,
+        synthetic_size: int = 1_000_000,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
+        obs_size = check_observation_space(observation_space).shape[0]
+        self.codec = ActionCodec(action_space)
         if kwargs.get("optimize_memory_usage"):
             raise ValueError(
                 "optimize_memory_usage=True keeps no next observations at episode ends, which the model learns from: "
@@ -55,17 +68,15 @@ class MixedReplayBuffer(ReplayBuffer):
             )
         if not 0.0 <= real_ratio <= 1.0:
             raise ValueError(f"real_ratio must be inside [0, 1], got {real_ratio}.")
-        super().__init__(*args, **kwargs)
-        observation_space = check_observation_space(self.observation_space)
-        self.codec = ActionCodec(self.action_space)
+        super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
         self.real_ratio = real_ratio
         self.synthetic_size = synthetic_size
         self.seed = seed
-        self.synthetic = SyntheticBuffer(observation_space.shape[0], self.codec, synthetic_size)
+        self.synthetic = SyntheticBuffer(obs_size, self.codec, synthetic_size)
         self._rng = np.random.default_rng(seed)
         self._shuffle = torch_generator(self._rng)
 
-    # --- real data ------------------------------------------------------------------------------------------------------
+    # --- real data --------------------------------------------------------------------------------------------------
 
     def add(
         self,
@@ -77,7 +88,12 @@ class MixedReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Store one step of every environment; a NaN or an infinity is refused here, where it can still be named."""
-        for name, value in (("observation", obs), ("next observation", next_obs), ("action", action), ("reward", reward)):
+        for name, value in (
+            ("observation", obs),
+            ("next observation", next_obs),
+            ("action", action),
+            ("reward", reward),
+        ):
             finite = np.isfinite(value)
             if not finite.all():
                 where = np.argwhere(~np.atleast_1d(finite))[0].tolist()
@@ -131,7 +147,7 @@ class MixedReplayBuffer(ReplayBuffer):
         observations: NDArray[Any] = self.observations[step, env]
         return observations
 
-    # --- mixing ---------------------------------------------------------------------------------------------------------
+    # --- mixing -----------------------------------------------------------------------------------------------------
 
     def real_rows(self, batch_size: int) -> int:
         """How many rows of a batch are real."""
@@ -167,7 +183,7 @@ class MixedReplayBuffer(ReplayBuffer):
         """Set how many synthetic rows are kept, up to ``synthetic_size``; returns the bytes they will take."""
         capacity = min(max(rows, 1), self.synthetic_size)
         size = capacity * self.synthetic.row_bytes
-        if capacity != self.synthetic.capacity and size > 2**30:
+        if size > 2**30:
             warnings.warn(
                 f"The synthetic buffer will take {size / 2**30:.1f} GiB for {capacity:,} imagined transitions. "
                 "Lower replay_buffer_kwargs=dict(synthetic_size=...) if that is too much.",
@@ -176,7 +192,7 @@ class MixedReplayBuffer(ReplayBuffer):
         self.synthetic.set_capacity(capacity)
         return size
 
-    # --- persistence ----------------------------------------------------------------------------------------------------
+    # --- persistence ------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget real and synthetic rows."""

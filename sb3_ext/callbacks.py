@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -11,15 +12,14 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.rollout import Rollout, branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
-from mbrl_wrappers.training import FitConfig, FitReport, Trainer
-from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.types import RewardFn, TerminationFn
+from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
-from sb3_ext.default_model import build_default_dynamics
+from sb3_ext.default_model import build_default_dynamics, default_trainer
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,6 @@ class DynaConfig:
         return self.rollout_length if isinstance(self.rollout_length, int) else self.rollout_length(real_steps)
 
 
-# The cap keeps fitting cheaper than the agent's own updates at 20 per step.
-DEFAULT_FIT = FitConfig(max_gradient_steps=500)
-
-
 class DynaCallback(BaseCallback):
     """Makes an unmodified off-policy SB3 or SBX agent model-based (Dyna; MBPO, Janner et al. 2019, algorithm 2).
 
@@ -74,7 +70,8 @@ class DynaCallback(BaseCallback):
     Args:
         dynamics: the model; by default an ensemble with the task's own termination and, where exact, reward.
         config: how often and how much.
-        trainer: fits ``dynamics``; by default one with a cap on gradient steps per fit.
+        trainer: fits ``dynamics``; by default one with a cap on gradient steps per fit for an ensemble, and none for
+            a model that needs no fitting (a :class:`~mbrl_wrappers.FunctionModel`).
         reward_fn: known reward for the default model, in environment units.
         termination_fn: known termination for the default model.
         seed: source of every draw of model and rollouts; the agent's own draws do not change.
@@ -89,10 +86,10 @@ class DynaCallback(BaseCallback):
 
     def __init__(
         self,
-        dynamics: EnsembleDynamics | None = None,
+        dynamics: DynamicsModel[Any] | None = None,
         config: DynaConfig | None = None,
         *,
-        trainer: Trainer | None = None,
+        trainer: ModelTrainer | None = None,
         reward_fn: RewardFn | None = None,
         termination_fn: TerminationFn | None = None,
         seed: int = 0,
@@ -102,7 +99,9 @@ class DynaCallback(BaseCallback):
         if dynamics is not None and (reward_fn is not None or termination_fn is not None):
             raise ValueError("reward_fn and termination_fn are for the default model: give them to your own dynamics.")
         if trainer is not None and trainer.model is not dynamics:
-            raise ValueError("The trainer fits another model than the dynamics given: build it as Trainer(dynamics, ...).")
+            raise ValueError(
+                "The trainer fits another model than the dynamics given: build it as Trainer(dynamics, ...)."
+            )
         self.dynamics = dynamics
         self.trainer = trainer
         self.config = config or DynaConfig()
@@ -116,7 +115,7 @@ class DynaCallback(BaseCallback):
         self._next_fit = self._next_rollout = 0
         self._fits = 0
 
-    # --- SB3's hooks ----------------------------------------------------------------------------------------------------
+    # --- SB3's hooks ------------------------------------------------------------------------------------------------
 
     def _init_callback(self) -> None:
         check_agent(self.model)
@@ -135,7 +134,7 @@ class DynaCallback(BaseCallback):
                 self._say(note)
         self._check_spaces(self.dynamics)
         if self.trainer is None:
-            self.trainer = Trainer(self.dynamics, DEFAULT_FIT, seed=self._trainer_seed)
+            self.trainer = default_trainer(self.dynamics, seed=self._trainer_seed)
         if self._generator is None:
             self._generator = torch_generator(self._rollout_seed, self.dynamics.device)
 
@@ -165,7 +164,7 @@ class DynaCallback(BaseCallback):
             self._roll_out(buffer)
             self._next_rollout = steps + self.config.rollout_freq
 
-    # --- what it conducts -----------------------------------------------------------------------------------------------
+    # --- what it conducts -------------------------------------------------------------------------------------------
 
     @property
     def _off_policy(self) -> OffPolicyAlgorithm:
@@ -173,7 +172,8 @@ class DynaCallback(BaseCallback):
         return self.model
 
     def _fit(self, buffer: MixedReplayBuffer) -> None:
-        assert self.trainer is not None
+        if self.trainer is None:
+            return
         started = time.perf_counter()
         cap = self.config.first_fit_gradient_steps if self._fits == 0 else None
         report = self.trainer.fit(buffer.real_transitions(), max_gradient_steps=cap)
@@ -183,7 +183,8 @@ class DynaCallback(BaseCallback):
         self._log_fit(report)
 
     def _roll_out(self, buffer: MixedReplayBuffer) -> None:
-        assert self.dynamics is not None and self._generator is not None
+        assert self.dynamics is not None
+        assert self._generator is not None
         started = time.perf_counter()
         length = self.config.length(self.model.num_timesteps)
         branches = self.config.rollouts_per_step * self.config.rollout_freq
@@ -198,27 +199,30 @@ class DynaCallback(BaseCallback):
         self.rollout_seconds += time.perf_counter() - started
         self._log_rollout(rollout, length, buffer)
 
-    # --- checks and words -----------------------------------------------------------------------------------------------
+    # --- checks and words -------------------------------------------------------------------------------------------
 
-    def _check_spaces(self, dynamics: EnsembleDynamics) -> None:
+    def _check_spaces(self, dynamics: DynamicsModel[Any]) -> None:
         buffer = mixed_buffer(self.model)
         for what, theirs, ours in (
             ("observation", self.model.observation_space, dynamics.observation_space),
             ("action", self.model.action_space, dynamics.action_space),
         ):
             if theirs != ours:
-                raise ValueError(f"The model's {what} space {ours} is not the agent's {theirs}: build it for this task.")
+                raise ValueError(
+                    f"The model's {what} space {ours} is not the agent's {theirs}: build it for this task."
+                )
         if buffer.observation_space != self.model.observation_space or buffer.action_space != self.model.action_space:
-            raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
+            raise ValueError(
+                "The replay buffer was recorded in another environment: its spaces differ from the agent's."
+            )
 
     def _say(self, text: str) -> None:
         if self.verbose >= 1:
             print(f"[dyna] {text}")
 
     def _log_fit(self, report: FitReport) -> None:
-        names = [f"obs{index}" for index in range(len(report.holdout_r2))]
-        if self.dynamics is not None and self.dynamics.reward_fn is None:
-            names[-1] = "reward"
+        size = mixed_buffer(self.model).obs_shape[0]
+        names = [f"obs{index}" for index in range(size)] + ["reward"] * (len(report.holdout_r2) - size)
         for name, r2 in zip(names, report.holdout_r2, strict=True):
             self.logger.record(f"model/r2_{name}", r2, exclude="stdout")
         self.logger.record("model/r2_mean", float(np.mean(report.holdout_r2)))
@@ -271,7 +275,8 @@ def check_agent(agent: object) -> None:
     mixed_buffer(agent)
     if getattr(agent, "n_steps", 1) > 1:
         raise ValueError(
-            "n_steps > 1 is not supported with imagined rows (SB3 silently ignores it for a custom buffer): use n_steps=1."
+            "n_steps > 1 is not supported with imagined rows (SB3 ignores it silently for a custom buffer): "
+            "use n_steps=1."
         )
     if not isinstance(agent.action_space, spaces.Box | spaces.Discrete):
         raise TypeError(f"DynaCallback supports Box and Discrete actions, not {agent.action_space}.")

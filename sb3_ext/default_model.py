@@ -1,8 +1,9 @@
-"""The one place where a model is built when the user gave none."""
+"""The one place where a model and its trainer are built when the user gave none."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
@@ -16,9 +17,11 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
+from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.tasks import task_functions
-from mbrl_wrappers.types import RewardFn, TerminationFn
+from mbrl_wrappers.training import FitConfig, Trainer
+from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 
 # These change nothing of what a replay buffer stores (SB3 stores what lies below VecNormalize).
 TRANSPARENT_WRAPPERS = (VecNormalize, VecMonitor, VecCheckNan)
@@ -77,7 +80,17 @@ def build_default_dynamics(
     return DefaultModel(dynamics, tuple(notes))
 
 
-def live_env(vec_env: VecEnv) -> gymnasium.Env | None:  # type: ignore[type-arg]
+def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrainer | None:
+    """A trainer for a learned model; None for one that needs no fitting (a function, a simulator).
+
+    Its cap on gradient steps keeps a fit cheaper than the agent's own updates in between (20 per step, 250 steps).
+    """
+    if not isinstance(dynamics, EnsembleDynamics):
+        return None
+    return Trainer(dynamics, FitConfig(max_gradient_steps=500), seed=seed)
+
+
+def live_env(vec_env: VecEnv) -> gymnasium.Env[Any, Any] | None:
     """The first real environment of ``vec_env``, or one made from its spec when it lives in another process.
 
     None when a wrapper of the vector changes what the replay buffer sees, or when there is no way to look.

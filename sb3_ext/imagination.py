@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -15,23 +15,14 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
+from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.seeding import spawn_seeds
-from mbrl_wrappers.training import Trainer
-from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn, Transitions
+from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.agent_factory import AgentFactory, build_agent
-from sb3_ext.callbacks import DEFAULT_FIT
-from sb3_ext.default_model import build_default_dynamics
+from sb3_ext.default_model import build_default_dynamics, default_trainer
 from sb3_ext.real_loop import Episode, GymEnv, RealLoop
 from sb3_ext.vec_env import ModelVecEnv
-
-
-class Fits(Protocol):
-    """What fits the model, such as :class:`mbrl_wrappers.Trainer`."""
-
-    def fit(self, transitions: Transitions) -> Any:
-        """Fit to all real transitions and return a report."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ def learn_in_imagination(
     *,
     config: ImaginationConfig | None = None,
     dynamics: DynamicsModel[Any] | None = None,
-    trainer: Fits | None = None,
+    trainer: ModelTrainer | None = None,
     reward_fn: RewardFn | None = None,
     termination_fn: TerminationFn | None = None,
     callback: MaybeCallback = None,
@@ -165,7 +156,7 @@ def learn_in_imagination(
                 DummyVecEnv([lambda: real_env]), reward_fn=reward_fn, termination_fn=termination_fn, seed=model_seed
             )
             dynamics, notes = default.dynamics, default.notes
-            trainer = Trainer(default.dynamics, DEFAULT_FIT, seed=trainer_seed)
+            trainer = default_trainer(default.dynamics, seed=trainer_seed)
         imagination = _Imagination(agent, real_env, dynamics, config or ImaginationConfig(), seed=seed)
         if imagination.agent.verbose >= 1:
             print(*notes, sep="\n")
@@ -199,7 +190,7 @@ class _Imagination:
     def run(
         self,
         total_timesteps: int,
-        trainer: Fits | None,
+        trainer: ModelTrainer | None,
         callback: MaybeCallback,
         *,
         eval_env: GymEnv | None,
@@ -225,7 +216,7 @@ class _Imagination:
         callbacks.on_training_end()
         return ImaginationResult(self.agent, self.dynamics, self.store, tuple(log))
 
-    def fit(self, trainer: Fits | None) -> Any:
+    def fit(self, trainer: ModelTrainer | None) -> Any:
         """Refit the model to all real data; None without a trainer."""
         if trainer is None:
             return None

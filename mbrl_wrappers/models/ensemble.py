@@ -229,7 +229,7 @@ class EnsembleDynamics(nn.Module):
         log_variance = self.log_variance(raw[..., size : 2 * size])
         return Outputs(raw[..., :size], log_variance, raw[..., 2 * size] if self.termination_fn is None else None)
 
-    # --- learning: called by the Trainer -------------------------------------------------------------------------------
+    # --- learning: called by the Trainer ----------------------------------------------------------------------------
 
     def set_statistics(self, rows: Transitions) -> None:
         """Take normaliser statistics and limits from the training rows, and from them only."""
@@ -252,7 +252,7 @@ class EnsembleDynamics(nn.Module):
         """All members on their own inputs, ``(E, B, O + A)`` to outputs ``(E, B, ...)``."""
         return self._split(self.net(inputs))
 
-    def loss(self, batch: Batch, *, log_variance_penalty: float = 0.01) -> Tensor:
+    def loss(self, batch: Batch, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
         r"""The training loss of all members, ``()``.
 
         .. math:: \sum_e \frac{1}{B D}\sum_{b, d} \Big[\frac{(y - m_e)^2}{v_e} + \ln v_e\Big]
@@ -260,10 +260,11 @@ class EnsembleDynamics(nn.Module):
 
         Args:
             batch: one batch per member, leading shape ``(E, B)``.
+            beta: weights each term by :math:`v_e^\beta`, see :func:`~mbrl_wrappers.nets.gaussian_nll`.
             log_variance_penalty: ``c`` (PETS uses 0.01).
         """
         outputs = self.outputs(batch.inputs)
-        loss = gaussian_nll(outputs.mean, outputs.log_variance, batch.targets).mean((1, 2)).sum()
+        loss = gaussian_nll(outputs.mean, outputs.log_variance, batch.targets, beta).mean((1, 2)).sum()
         if outputs.logit is not None:
             loss = loss + binary_cross_entropy_with_logits(outputs.logit, batch.terminated) * self.num_members
         return loss + log_variance_penalty * self.log_variance.penalty()
@@ -281,7 +282,7 @@ class EnsembleDynamics(nn.Module):
             score = score + binary_cross_entropy_with_logits(outputs.logit, truth, reduction="none").mean(1)
         return score
 
-    # --- saving --------------------------------------------------------------------------------------------------------
+    # --- saving -----------------------------------------------------------------------------------------------------
 
     def to_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """JSON configuration and tensors; functions are stored when they come from the task registry."""
@@ -333,6 +334,8 @@ def _restored(argument: str, described: Any, given: Any) -> Any:
     """The function to use: learned heads stay learned, one passed by the caller wins over the stored one."""
     if described is None:
         if given is not None:
-            raise ValueError(f"This model was saved with a learned head in place of {argument}; it cannot take one now.")
+            raise ValueError(
+                f"This model was saved with a learned head in place of {argument}; it cannot take one now."
+            )
         return None
     return given if given is not None else restore_function(described)

@@ -32,7 +32,7 @@ class BoundedLogVariance(nn.Module):
             raise ValueError(f"The lower limit of the log-variance ({low}) must be below the upper one ({high}).")
         self.learn = learn
         for name, value in (("low", low), ("high", high)):
-            limit = th.full((size,), value)
+            limit = th.full((size,), float(value))
             if learn:
                 self.register_parameter(name, nn.Parameter(limit))
             else:
@@ -48,6 +48,14 @@ class BoundedLogVariance(nn.Module):
         return (self.high - self.low).sum() if self.learn else self.high.new_zeros(())
 
 
-def gaussian_nll(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
-    r"""Twice the negative log-likelihood up to a constant, :math:`(y-\mu)^2 e^{-\ell} + \ell`, elementwise."""
-    return (target - mean).square() * th.exp(-log_variance) + log_variance
+def gaussian_nll(mean: Tensor, log_variance: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
+    r"""Twice the negative log-likelihood up to a constant, elementwise, weighted by a power of the variance.
+
+    .. math:: \lfloor v^\beta \rfloor \Big[\frac{(y - \mu)^2}{v} + \ln v\Big], \quad v = e^\ell
+
+    where the brackets stop the gradient (Seitzer et al. 2022, "On the pitfalls of heteroscedastic uncertainty
+    estimation", equation 5). With ``beta=0`` the dimensions that are already predicted well drown the others, since
+    their errors are divided by a small variance.
+    """
+    nll = (target - mean).square() * th.exp(-log_variance) + log_variance
+    return nll * th.exp(beta * log_variance.detach()) if beta else nll

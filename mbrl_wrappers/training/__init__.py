@@ -1,6 +1,5 @@
 """Fitting models to real transitions."""
 
-from mbrl_wrappers.training.report import FitReport
 from mbrl_wrappers.training.trainer import FitConfig, Trainer
 
-__all__ = ["FitConfig", "FitReport", "Trainer"]
+__all__ = ["FitConfig", "Trainer"]

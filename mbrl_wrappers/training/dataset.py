@@ -28,7 +28,7 @@ def split_holdout(num_rows: int, ratio: float, max_holdout: int, *, seed: int) -
     one fit is held out in the next: a warm-started model never saw its holdout, except for what a full cap releases.
     """
     draws = np.random.default_rng(seed).random(num_rows)
-    count = min(max(int(round(ratio * num_rows)), 1), max_holdout)
+    count = min(max(round(ratio * num_rows), 1), max_holdout)
     order = np.argsort(draws, kind="stable")
     return Split(th.as_tensor(np.sort(order[count:])), th.as_tensor(np.sort(order[:count])))
 
@@ -59,4 +59,6 @@ def check_transitions(transitions: Transitions) -> None:
         finite = values.reshape(len(values), -1).isfinite().all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])
-            raise ValueError(f"Transition {row} has a non-finite {name}: {values[row].tolist()}. Drop it before fitting.")
+            raise ValueError(
+                f"Transition {row} has a non-finite {name}: {values[row].tolist()}. Drop it before fitting."
+            )

@@ -1,4 +1,4 @@
-"""What a fit says about itself, in units that compare across tasks."""
+"""How good a fitted ensemble is on the holdout, and where its learned termination should fire."""
 
 from __future__ import annotations
 
@@ -14,46 +14,8 @@ HALF_WIDTH_50, HALF_WIDTH_90 = 0.67449, 1.64485
 
 
 @dataclass(frozen=True)
-class FitReport:
-    r"""The outcome of one :meth:`Trainer.fit`.
-
-    Dimensions ``D`` are those of the observation, then the reward when it is learned.
-
-    Attributes:
-        epochs: passes over the training rows, the last perhaps cut short by the cap on gradient steps.
-        gradient_steps: optimiser steps, all members in one.
-        rows_seen: training rows consumed, one per row and epoch; members are not counted.
-        train_rows: rows trained on.
-        holdout_rows: rows held out.
-        holdout_error: mean squared error of each member on the holdout in standardised units, ``E`` values.
-        initial_error: the same before the first step.
-        holdout_r2: coefficient of determination of the elites' mean per dimension,
-            :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`; the observation's are those of its change.
-        coverage_50: share of holdout targets inside the elites' central 50 % intervals per dimension; 0.5 is calibrated.
-        coverage_90: the same for 90 %.
-        elites: members ranked best on the holdout, best first.
-        termination_threshold: probability above which a learned termination fires; None when a function is given.
-        seconds: wall time.
-    """
-
-    epochs: int
-    gradient_steps: int
-    rows_seen: int
-    train_rows: int
-    holdout_rows: int
-    holdout_error: tuple[float, ...]
-    initial_error: tuple[float, ...]
-    holdout_r2: tuple[float, ...]
-    coverage_50: tuple[float, ...]
-    coverage_90: tuple[float, ...]
-    elites: tuple[int, ...]
-    termination_threshold: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Quality:
-    """The scale-free part of a report: see :class:`FitReport`."""
+    """The scale-free part of a :class:`~mbrl_wrappers.fitting.FitReport`."""
 
     r2: tuple[float, ...]
     coverage_50: tuple[float, ...]
@@ -78,23 +40,27 @@ def holdout_quality(model: EnsembleDynamics, holdout: Batch) -> Quality:
 
 
 @th.no_grad()
-def calibrate_termination(model: EnsembleDynamics, holdout: Batch) -> None:
+def calibrate_termination(model: EnsembleDynamics, holdout: Batch, *, seen: bool) -> None:
     """Set the threshold on the logit so that the holdout terminates as often in prediction as in truth.
 
-    With no termination in the holdout there is nothing to calibrate on and the threshold is a probability of one half.
+    Args:
+        model: with a learned termination; nothing happens otherwise.
+        holdout: rows ``(B, ...)``. Without a termination among them the threshold is a probability of one half.
+        seen: whether any row, held out or not, terminated; before the first one the head never fires.
     """
     logit = model.elite_outputs(holdout.inputs).logit
     if logit is None:
         return
     events = int(holdout.terminated.sum())
-    if not 0 < events < len(holdout.terminated):
+    if not seen:
+        model.termination_threshold.fill_(th.inf)
+    elif not 0 < events < len(holdout.terminated):
         model.termination_threshold.zero_()
-        return
-    ranked = logit.flatten().sort(descending=True).values
-    cut = events * model.num_elites
-    # Between the last row that should fire and the first that should not; capped, so that a head that has not learned
-    # yet does not fire on rows it thinks alive by a wide margin.
-    model.termination_threshold.copy_(((ranked[cut - 1] + ranked[cut]) / 2).clamp(-3.0, 3.0))
+    else:
+        # Between the last row that should fire and the first that should not.
+        ranked = logit.flatten().sort(descending=True).values
+        cut = events * model.num_elites
+        model.termination_threshold.copy_((ranked[cut - 1] + ranked[cut]) / 2)
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:

@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 from torch import Tensor, nn
 
+from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.ensemble import Batch, EnsembleDynamics
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
 from mbrl_wrappers.training.dataset import bootstrap_rows, check_transitions, shuffled_batches, split_holdout
-from mbrl_wrappers.training.report import FitReport, calibrate_termination, holdout_quality
+from mbrl_wrappers.training.report import calibrate_termination, holdout_quality
 from mbrl_wrappers.types import Transitions
 
 
@@ -25,13 +27,16 @@ class FitConfig:
         max_epochs: passes over the training rows at most.
         max_gradient_steps: optimiser steps at most per fit; None for no cap.
         batch_size: rows per member and step.
-        patience: epochs without an improvement of any member before the fit stops.
+        patience: epochs without an improvement of any member before the fit stops ...
+        patience_steps: ... and at least this many gradient steps without one: an epoch over few rows is short.
         min_improvement: relative fall of a member's holdout error that counts as an improvement for ``patience``.
         holdout_ratio: share of the rows held out.
         max_holdout: rows held out at most, so that validation costs the same however much data there is.
         learning_rate: of Adam.
         weight_decay: L2 penalty of the first and of the last layer, linear in depth between them.
         log_variance_penalty: weight of the width between learned log-variance limits.
+        nll_beta: exponent of the variance that weights each term of the likelihood (Seitzer et al. 2022); 0 is plain
+            maximum likelihood, 1 weights errors as least squares does.
         bootstrap: draw each member's rows with replacement (once per fit); otherwise all members see all rows.
     """
 
@@ -39,16 +44,18 @@ class FitConfig:
     max_gradient_steps: int | None = None
     batch_size: int = 256
     patience: int = 5
+    patience_steps: int = 100
     min_improvement: float = 0.01
     holdout_ratio: float = 0.2
     max_holdout: int = 5000
     learning_rate: float = 1e-3
     weight_decay: tuple[float, float] = (2.5e-5, 1e-4)
     log_variance_penalty: float = 0.01
+    nll_beta: float = 0.5
     bootstrap: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "batch_size", "patience", "max_holdout"):
+        for name in ("max_epochs", "batch_size", "patience", "patience_steps", "max_holdout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.max_gradient_steps is not None and self.max_gradient_steps < 1:
@@ -59,6 +66,8 @@ class FitConfig:
             raise ValueError(f"learning_rate must be inside (0, 1], got {self.learning_rate}.")
         if not 0 <= self.min_improvement < 1:
             raise ValueError(f"min_improvement must be inside [0, 1), got {self.min_improvement}.")
+        if not 0 <= self.nll_beta <= 1:
+            raise ValueError(f"nll_beta must be inside [0, 1], got {self.nll_beta}.")
         if min(self.weight_decay) < 0 or self.log_variance_penalty < 0:
             raise ValueError("weight_decay and log_variance_penalty must not be negative.")
 
@@ -112,8 +121,9 @@ class Trainer:
 
         best = BestWeights(model.net, model.errors(holdout), config.min_improvement)
         initial_error = best.errors.clone()
-        epochs = steps = rows_seen = stale = 0
-        while epochs < config.max_epochs and stale < config.patience and steps < cap:
+        epochs = steps = rows_seen = 0
+        improved_epoch = improved_step = 0
+        while epochs < config.max_epochs and steps < cap:
             for index in shuffled_batches(members, config.batch_size, generator=self._generator):
                 self._step(data.take(index.to(model.device)))
                 steps, rows_seen = steps + 1, rows_seen + index.shape[1]
@@ -121,13 +131,16 @@ class Trainer:
                     break
             epochs += 1
             errors = model.errors(holdout)
-            stale = 0 if best.update(errors) else stale + 1
             if on_epoch is not None:
                 on_epoch(epochs, errors)
+            if best.update(errors):
+                improved_epoch, improved_step = epochs, steps
+            elif epochs - improved_epoch >= config.patience and steps - improved_step >= config.patience_steps:
+                break
         best.restore()
         errors = model.errors(holdout)
         model.elites.copy_(errors.argsort(stable=True)[: model.num_elites])
-        calibrate_termination(model, holdout)
+        calibrate_termination(model, holdout, seen=bool(rows.terminated.any()))
         quality = holdout_quality(model, holdout)
         return FitReport(
             epochs=epochs,
@@ -146,15 +159,16 @@ class Trainer:
         )
 
     def _step(self, batch: Batch) -> None:
-        loss = self.model.loss(batch, log_variance_penalty=self.config.log_variance_penalty)
+        config = self.config
+        loss = self.model.loss(batch, beta=config.nll_beta, log_variance_penalty=config.log_variance_penalty)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
 
     def _make_optimizer(self) -> th.optim.Adam:
         layers = self.model.net.linear_layers()
         first, last = self.config.weight_decay
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [layer.weight], "weight_decay": float(decay)}
             for layer, decay in zip(layers, th.linspace(first, last, len(layers)), strict=True)
         ]

@@ -1,0 +1,60 @@
+"""What a fit reports, and the protocol of whatever fits a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mbrl_wrappers.types import DynamicsModel, Transitions
+
+
+@dataclass(frozen=True)
+class FitReport:
+    r"""The outcome of one fit, in units that compare across tasks.
+
+    Dimensions ``D`` are those of the observation, then the reward when it is learned.
+
+    Attributes:
+        epochs: passes over the training rows, the last perhaps cut short by the cap on gradient steps.
+        gradient_steps: optimiser steps, all members in one.
+        rows_seen: training rows consumed, one per row and epoch; members are not counted.
+        train_rows: rows trained on.
+        holdout_rows: rows held out.
+        holdout_error: mean squared error of each member on the holdout in standardised units, ``E`` values.
+        initial_error: the same before the first step.
+        holdout_r2: coefficient of determination of the elites' mean per dimension,
+            :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`; the observation's are those of its change.
+        coverage_50: share of holdout targets inside the elites' central 50 % intervals per dimension; calibrated
+            is 0.5.
+        coverage_90: the same for 90 %.
+        elites: members ranked best on the holdout, best first.
+        termination_threshold: probability above which a learned termination fires; None when a function is given.
+        seconds: wall time.
+    """
+
+    epochs: int
+    gradient_steps: int
+    rows_seen: int
+    train_rows: int
+    holdout_rows: int
+    holdout_error: tuple[float, ...]
+    initial_error: tuple[float, ...]
+    holdout_r2: tuple[float, ...]
+    coverage_50: tuple[float, ...]
+    coverage_90: tuple[float, ...]
+    elites: tuple[int, ...]
+    termination_threshold: float | None
+    seconds: float
+
+
+class ModelTrainer(Protocol):
+    """Fits ``model`` to real transitions, again and again as they grow."""
+
+    @property
+    def model(self) -> DynamicsModel[Any]:
+        """The model that :meth:`fit` changes in place."""
+        ...
+
+    def fit(self, transitions: Transitions, *, max_gradient_steps: int | None = None) -> FitReport:
+        """Fit to ``transitions``, in at most ``max_gradient_steps`` optimiser steps if that is given."""
+        ...

@@ -1,0 +1,119 @@
+"""The torch modules against slow independent formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch as th
+from torch.nn.functional import silu
+
+from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, gaussian_nll
+from mbrl_wrappers.nets import mlp as mlp_module
+
+
+def make_net(members: int = 3, hidden: tuple[int, ...] = (8, 6)) -> EnsembleMLP:
+    net = EnsembleMLP(members, 4, hidden, 5, generator=th.Generator().manual_seed(0))
+    with th.no_grad():  # biases start at zero: give them values that a mistake would show
+        for index, layer in enumerate(net.linear_layers()):
+            layer.bias.normal_(generator=th.Generator().manual_seed(index))
+    return net
+
+
+def one_member(net: EnsembleMLP, index: int, x: th.Tensor) -> th.Tensor:
+    """A plain perceptron, row-major, written out."""
+    *hidden, output = net.linear_layers()
+    for layer in hidden:
+        x = silu(x @ layer.weight[index].T + layer.bias[index, :, 0])
+    return x @ output.weight[index].T + output.bias[index, :, 0]
+
+
+def test_forward_gives_each_member_its_own_rows() -> None:
+    net = make_net()
+    x = th.randn(3, 7, 4, generator=th.Generator().manual_seed(1))
+    expected = th.stack([one_member(net, e, x[e]) for e in range(3)])
+    th.testing.assert_close(net(x), expected)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 11, 23])
+@pytest.mark.parametrize("grad", [False, True])
+def test_route_sends_each_row_through_its_member(rows: int, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp_module, "BLOCK_ROWS", 4)  # several blocks, the last one short
+    net = make_net()
+    generator = th.Generator().manual_seed(2)
+    x = th.randn(rows, 4, generator=generator)
+    member = th.randint(3, (rows,), generator=generator)
+    with th.set_grad_enabled(grad):
+        result = net.route(x, member)
+    assert result.shape == (rows, 5)
+    for row in range(rows):
+        th.testing.assert_close(result[row], one_member(net, int(member[row]), x[row]))
+
+
+def test_route_passes_gradients_to_its_input() -> None:
+    net = make_net().double()
+    x = th.randn(6, 4, dtype=th.float64, generator=th.Generator().manual_seed(3), requires_grad=True)
+    member = th.tensor([2, 0, 1, 1, 0, 2])
+    assert th.autograd.gradcheck(lambda rows: net.route(rows, member), (x,))
+
+
+def test_initial_weights_are_truncated_normal_with_the_published_spread() -> None:
+    net = EnsembleMLP(5, 100, (400,), 10, generator=th.Generator().manual_seed(0))
+    weight = net.linear_layers()[0].weight
+    std = 1 / (2 * math.sqrt(100))
+    assert weight.abs().max() <= 2 * std
+    # A normal cut at two standard deviations keeps 0.8796 of its spread.
+    assert float(weight.detach().std()) == pytest.approx(0.8796 * std, rel=0.01)
+
+
+def test_log_variance_stays_between_its_limits_and_moves_them_when_learned() -> None:
+    head = BoundedLogVariance(2, low=-4.0, high=1.0)
+    raw = th.tensor([[-100.0, 100.0], [-1.0, 0.0]])
+    bounded = head(raw)
+    assert bounded[0].tolist() == pytest.approx([-4.0, 1.0], abs=1e-2)
+    assert ((bounded >= -4.0) & (bounded <= 1.0 + 1e-2)).all()
+    (bounded.sum() + 0.01 * head.penalty()).backward()
+    assert isinstance(head.low, th.nn.Parameter)
+    assert head.low.grad is not None
+    assert head.high.grad is not None
+    assert (head.low.grad != 0).all()
+    assert (head.high.grad != 0).all()
+    assert float(head.penalty().detach()) == pytest.approx(10.0)
+
+
+def test_fixed_log_variance_limits_have_no_penalty_and_no_parameters() -> None:
+    head = BoundedLogVariance(3, learn=False)
+    assert list(head.parameters()) == []
+    assert float(head.penalty()) == 0.0
+
+
+def test_log_variance_limits_in_the_wrong_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="below the upper"):
+        BoundedLogVariance(3, low=1.0, high=0.0)
+
+
+def test_gaussian_nll_is_torchs_own_up_to_a_constant_and_a_factor() -> None:
+    generator = th.Generator().manual_seed(0)
+    mean, log_variance, target = (th.randn(6, 2, generator=generator) for _ in range(3))
+    log_prob = th.distributions.Normal(mean, (0.5 * log_variance).exp()).log_prob(target)
+    th.testing.assert_close(gaussian_nll(mean, log_variance, target), -2 * log_prob - math.log(2 * math.pi))
+
+
+def test_beta_weights_the_likelihood_and_balances_the_gradient_of_the_mean() -> None:
+    mean = th.zeros(3, requires_grad=True)
+    log_variance, target = th.tensor([-4.0, 0.0, 2.0]), th.ones(3)
+    plain = gaussian_nll(mean, log_variance, target)
+    weighted = gaussian_nll(mean, log_variance, target, beta=0.5)
+    th.testing.assert_close(weighted, plain * th.exp(0.5 * log_variance))
+    (gradient,) = th.autograd.grad(gaussian_nll(mean, log_variance, target, beta=1.0).sum(), mean)
+    th.testing.assert_close(gradient, th.full((3,), -2.0))  # least squares: no dimension counts more
+
+
+def test_normalizer_takes_population_statistics_and_floors_constant_dimensions() -> None:
+    normalizer = Normalizer(3)
+    normalizer.set_statistics(th.tensor([[1.0, 5.0, 1e6], [3.0, 5.0, 1e6 + 0.06]]))
+    assert normalizer.mean.tolist() == pytest.approx([2.0, 5.0, 1e6])
+    assert normalizer.std.tolist() == [1.0, 1.0, 1.0]  # the spread of 1; a constant; float32 noise on a large number
+    x = th.tensor([[0.0, 7.0, 1e6]])
+    th.testing.assert_close(normalizer.denormalize(normalizer.normalize(x)), x)
+    assert normalizer.normalize(x)[0, :2].tolist() == pytest.approx([-2.0, 2.0])

@@ -1,0 +1,130 @@
+"""Branched rollouts against stepping the real environment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch as th
+from torch import Generator, Tensor
+
+from mbrl_wrappers import FunctionModel, Limits, branched_rollout
+from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model, oracle_step
+
+
+def random_policy(obs: Tensor, *, generator: Generator) -> Tensor:
+    return th.rand((len(obs), 2), generator=generator) * 2 - 1
+
+
+def random_choice(obs: Tensor, *, generator: Generator) -> Tensor:
+    return th.nn.functional.one_hot(th.randint(3, (len(obs),), generator=generator), 3).float()
+
+
+@pytest.mark.parametrize("env", [OracleEnv(), OracleEnv(np.float64), DiscreteOracleEnv(), DiscreteOracleEnv(start=2)])
+def test_with_the_exact_model_branches_equal_stepping_the_real_environment(env: OracleEnv) -> None:
+    model = oracle_model(env)
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-0.9, 0.9, (40, 3)).astype(np.float32)
+    policy = random_choice if isinstance(env, DiscreteOracleEnv) else random_policy
+    rollout = branched_rollout(model, policy, th.as_tensor(starts), 6, generator=th.Generator().manual_seed(1))
+    rows = rollout.transitions
+    actions = model.codec.to_env(rows.action)
+    ended = set()
+    for branch in range(40):
+        mine = (rollout.branch == branch).nonzero().squeeze(1)
+        assert rollout.step[mine].tolist() == list(range(len(mine)))
+        env.set_obs(starts[branch])
+        for position, row in enumerate(mine.tolist()):
+            obs, reward, terminated, _, _ = env.step(actions[row])
+            np.testing.assert_allclose(rows.next_obs[row].numpy(), obs, atol=1e-6)
+            assert float(rows.reward[row]) == pytest.approx(reward, abs=1e-6)
+            assert bool(rows.terminated[row]) == terminated
+            last = terminated or position == 5
+            assert bool(rows.last[row]) == last
+            assert last == (position == len(mine) - 1)
+            if terminated:
+                ended.add(branch)
+    assert 0 < len(ended) < 40  # both kinds of endings were met
+
+
+def test_rows_follow_each_other_and_nothing_follows_a_termination() -> None:
+    rollout = branched_rollout(
+        oracle_model(OracleEnv()),
+        random_policy,
+        th.linspace(-0.99, 0.99, 50)[:, None].expand(50, 3).contiguous(),
+        4,
+        generator=th.Generator().manual_seed(0),
+    )
+    rows = rollout.transitions
+    for branch in range(50):
+        mine = (rollout.branch == branch).nonzero().squeeze(1)
+        th.testing.assert_close(rows.obs[mine[1:]], rows.next_obs[mine[:-1]])
+        assert not rows.terminated[mine[:-1]].any()
+
+
+def test_a_hundred_thousand_branches_in_one_call() -> None:
+    starts = th.zeros(100_000, 3)
+    rollout = branched_rollout(oracle_model(OracleEnv()), random_policy, starts, 1, generator=th.Generator())
+    assert rollout.transitions.num_rows == 100_000
+    assert rollout.transitions.last.all()
+
+
+def test_invalid_rows_are_dropped_counted_and_end_their_branch() -> None:
+    env = OracleEnv()
+
+    def breaks(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        next_obs, reward, terminated = oracle_step(obs, action)
+        next_obs, reward = next_obs.clone(), reward.clone()
+        next_obs[obs[:, 2] == 1.0] = th.nan
+        reward[obs[:, 2] == 2.0] = th.inf
+        next_obs[obs[:, 2] == 3.0, 0] = 50.0  # finite, and outside the limits given below
+        return next_obs, reward, terminated & (obs[:, 2] != 3.0)
+
+    model = FunctionModel(env.observation_space, env.action_space, breaks)
+    starts = th.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 2.0], [0.0, 0.0, 3.0]])
+    limits = Limits(th.full((3,), -10.0), th.full((3,), 10.0), th.tensor(-10.0), th.tensor(10.0))
+
+    def roll(limits: Limits | None) -> tuple[list[int], int]:
+        out = branched_rollout(
+            model, lambda obs, generator: th.zeros(len(obs), 2), starts, 2, generator=th.Generator(), limits=limits
+        )
+        assert all(column.isfinite().all() for column in out.transitions)
+        return out.branch.tolist(), out.num_dropped
+
+    assert roll(None) == ([0, 3, 0, 3], 2)
+    assert roll(limits) == ([0, 0], 3)
+
+
+def test_the_row_before_a_dropped_one_is_the_last_of_its_branch() -> None:
+    env = OracleEnv()
+
+    def breaks_later(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return obs + 1, th.where(obs[:, 0] >= 2, th.nan, 0.0), th.zeros(len(obs), dtype=th.bool)
+
+    model = FunctionModel(env.observation_space, env.action_space, breaks_later)
+    starts = th.tensor([[0.0] * 3, [1.0] * 3])
+    out = branched_rollout(model, lambda obs, generator: th.zeros(len(obs), 2), starts, 5, generator=th.Generator())
+    assert out.branch.tolist() == [0, 1, 0]
+    assert out.transitions.last.tolist() == [False, True, True]
+    assert not out.transitions.terminated.any()
+    assert out.num_dropped == 2
+
+
+def test_limits_widen_the_data_and_leave_room_in_constant_dimensions() -> None:
+    limits = Limits.of(th.tensor([[0.0, 5.0], [2.0, 5.0]]), th.tensor([1.0, 3.0]), margin=0.5)
+    assert limits.obs_low.tolist() == [-1.0, 4.5]
+    assert limits.obs_high.tolist() == [3.0, 5.5]
+    assert (float(limits.reward_low), float(limits.reward_high)) == (0.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("starts", "length", "message"),
+    [
+        (th.zeros(3), 1, "shape"),
+        (th.zeros(3, 4), 1, "shape"),
+        (th.full((2, 3), th.nan), 1, "finite"),
+        (th.zeros(2, 3), 0, "at least 1"),
+    ],
+)
+def test_wrong_use_says_what_to_do(starts: Tensor, length: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        branched_rollout(oracle_model(OracleEnv()), random_policy, starts, length, generator=th.Generator())

@@ -1,0 +1,222 @@
+"""Fitting: what is held out, what is restored, what is reported."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions
+from mbrl_wrappers.tasks import never_terminates
+from mbrl_wrappers.training.dataset import bootstrap_rows, shuffled_batches, split_holdout
+from mbrl_wrappers.training.trainer import BestWeights
+from tests.oracle import OracleEnv, oracle_reward, oracle_step
+
+BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+
+def oracle_rows(count: int, *, noise: float = 0.0, seed: int = 0) -> Transitions:
+    g = th.Generator().manual_seed(seed)
+    obs = th.rand(count, 3, generator=g) * 2 - 1
+    action = th.rand(count, 2, generator=g) * 2 - 1
+    env_action = action * th.tensor([0.4, 2.0]) + th.tensor([0.0, 1.0])
+    next_obs, reward, terminated = oracle_step(obs, env_action)
+    next_obs = next_obs + noise * th.randn(count, 3, generator=g)
+    return Transitions(obs, action, reward, next_obs, terminated, terminated)
+
+
+def make_model(**kwargs: object) -> EnsembleDynamics:
+    defaults: dict[str, object] = {"num_members": 3, "num_elites": 2, "hidden": (32, 32), "device": "cpu"}
+    return EnsembleDynamics(BOX, OracleEnv().action_space, **(defaults | kwargs))  # type: ignore[arg-type]
+
+
+def fit(rows: Transitions, config: FitConfig, **kwargs: object) -> tuple[EnsembleDynamics, FitReport]:
+    model = make_model(**kwargs)
+    return model, Trainer(model, config, seed=1).fit(rows)
+
+
+def test_a_linear_system_is_learned_with_its_reward_and_termination() -> None:
+    rows = oracle_rows(2000)
+    model, report = fit(rows, FitConfig(max_epochs=60, batch_size=64))
+    assert min(report.holdout_r2) > 0.99
+    assert len(report.holdout_r2) == 4
+    fresh = oracle_rows(500, seed=9)
+    g = th.Generator().manual_seed(0)
+    with th.no_grad():
+        _, prediction = model.step(model.reset(fresh.obs, generator=g), fresh.action, generator=g)
+    assert float((prediction.terminated == fresh.terminated).float().mean()) > 0.95
+    assert fresh.terminated.any()
+
+
+def test_noise_is_calibrated() -> None:
+    _, report = fit(oracle_rows(3000, noise=0.1), FitConfig(max_epochs=40, batch_size=64), reward_fn=oracle_reward)
+    assert report.coverage_50 == pytest.approx([0.5] * 3, abs=0.08)
+    assert report.coverage_90 == pytest.approx([0.9] * 3, abs=0.06)
+
+
+def test_elites_are_ranked_on_the_restored_weights_on_the_same_holdout() -> None:
+    rows = oracle_rows(300, noise=0.3)
+    model = make_model(num_members=5, num_elites=3)
+    best: list[th.Tensor] = []
+    report = Trainer(model, FitConfig(max_epochs=30, batch_size=16, patience=30), seed=3).fit(
+        rows, on_epoch=lambda epoch, errors: best.append(errors.clone())
+    )
+    lowest = th.minimum(th.stack(best).amin(0), th.tensor(report.initial_error))
+    assert report.holdout_error == pytest.approx(lowest.tolist(), rel=1e-5)
+    assert not all(np.argmin([float(e[m]) for e in best]) == len(best) - 1 for m in range(5))  # something was restored
+    assert list(report.elites) == np.argsort(report.holdout_error, kind="stable")[:3].tolist()
+    assert model.elites.tolist() == list(report.elites)
+
+
+def test_a_fit_never_leaves_a_member_worse_than_it_found_it() -> None:
+    rows = oracle_rows(300, noise=0.2)
+    model = make_model()
+    trainer = Trainer(model, FitConfig(max_epochs=30, batch_size=32), seed=0)
+    trainer.fit(rows)
+    ruinous = Trainer(model, FitConfig(max_epochs=2, batch_size=32, learning_rate=1.0), seed=0)
+    report = ruinous.fit(rows)
+    assert report.holdout_error == pytest.approx(report.initial_error, rel=1e-6)
+
+
+def test_best_weights_are_kept_member_by_member() -> None:
+    net = th.nn.Linear(1, 3, bias=False)  # weight (3, 1): three members of one number
+    with th.no_grad():
+        net.weight.copy_(th.tensor([[1.0], [2.0], [3.0]]))
+    best = BestWeights(net, th.tensor([1.0, 1.0, 1.0]), min_improvement=0.01)
+    with th.no_grad():
+        net.weight.add_(10)
+    assert best.update(th.tensor([0.5, 1.5, th.nan]))
+    with th.no_grad():
+        net.weight.add_(10)
+    assert not best.update(th.tensor([0.497, 2.0, 2.0]))  # better, by less than a hundredth
+    best.restore()
+    assert net.weight.flatten().tolist() == [21.0, 2.0, 3.0]
+    assert best.errors.tolist() == pytest.approx([0.497, 1.0, 1.0])
+
+
+def test_holdout_is_random_capped_seeded_and_stays_held_out_as_data_grow() -> None:
+    small, large = split_holdout(1000, 0.2, 5000, seed=0), split_holdout(1100, 0.2, 5000, seed=0)
+    assert len(small.holdout) == 200
+    assert len(large.holdout) == 220
+    assert not set(small.holdout.tolist()) & set(small.train.tolist())
+    assert len(set(small.holdout.tolist()) | set(small.train.tolist())) == 1000
+    assert 400 < float(small.holdout.double().mean()) < 600  # not the newest fifth
+    kept = set(small.holdout.tolist()) & set(large.holdout.tolist())
+    assert len(kept) > 190
+    assert len(split_holdout(100_000, 0.2, 5000, seed=0).holdout) == 5000
+    assert split_holdout(1000, 0.2, 5000, seed=1).holdout.tolist() != small.holdout.tolist()
+
+
+def test_bootstrap_is_drawn_once_and_only_its_order_changes_between_epochs() -> None:
+    train = th.arange(50, 150)
+    rows = bootstrap_rows(train, 3, generator=th.Generator().manual_seed(0))
+    assert rows.shape == (3, 100)
+    assert all(0.55 < len(set(member.tolist())) / 100 < 0.72 for member in rows)  # 1 - 1/e of them are distinct
+    g = th.Generator().manual_seed(1)
+    first = th.cat(list(shuffled_batches(rows, 32, generator=g)), 1)
+    second = th.cat(list(shuffled_batches(rows, 32, generator=g)), 1)
+    assert not th.equal(first, second)
+    assert th.equal(first.sort(1).values, rows.sort(1).values)
+    assert th.equal(second.sort(1).values, rows.sort(1).values)
+    assert th.equal(bootstrap_rows(train, 2, generator=g, resample=False), train.expand(2, 100))
+
+
+def test_statistics_come_from_training_rows_only() -> None:
+    rows = oracle_rows(100)
+    split = split_holdout(100, 0.2, 5000, seed=Trainer(make_model(), seed=1)._split_seed)
+    rows.obs[split.holdout] += 100.0
+    model, _ = fit(rows, FitConfig(max_epochs=1))
+    th.testing.assert_close(model.obs_normalizer.mean, rows.obs[split.train].mean(0), rtol=1e-4, atol=1e-5)
+    assert float(model.limits.obs_high.max()) < 50
+
+
+def test_gradient_steps_are_capped_and_rows_counted() -> None:
+    _, report = fit(oracle_rows(1000), FitConfig(max_gradient_steps=7, batch_size=100))
+    assert (report.gradient_steps, report.rows_seen, report.epochs, report.train_rows) == (7, 700, 1, 800)
+    model = make_model()
+    report = Trainer(model, FitConfig(max_epochs=3, batch_size=300)).fit(oracle_rows(1000))
+    assert (report.gradient_steps, report.rows_seen, report.epochs) == (9, 2400, 3)
+    assert Trainer(model).fit(oracle_rows(1000), max_gradient_steps=2).gradient_steps == 2
+
+
+def test_a_learned_termination_never_sees_time_limits() -> None:
+    rows = oracle_rows(500)
+    quiet = rows._replace(terminated=th.zeros(500, dtype=th.bool), last=th.arange(500) % 10 == 9)
+    model, _ = fit(quiet, FitConfig(max_epochs=10))
+    g = th.Generator()
+    with th.no_grad():
+        _, prediction = model.step(model.reset(rows.obs, generator=g), rows.action, generator=g)
+    assert not prediction.terminated.any()
+
+
+def test_the_termination_threshold_matches_the_rate_on_the_holdout() -> None:
+    rows = oracle_rows(2000)
+    model, report = fit(rows, FitConfig(max_epochs=3, batch_size=64))
+    assert report.termination_threshold is not None
+    assert 0 < report.termination_threshold < 1
+    holdout = split_holdout(2000, 0.2, 5000, seed=Trainer(make_model(), seed=1)._split_seed).holdout
+    with th.no_grad():
+        logit = model.elite_outputs(model.inputs(rows.obs[holdout], rows.action[holdout])).logit
+    assert logit is not None
+    predicted = float((logit > model.termination_threshold).float().mean())
+    assert predicted == pytest.approx(float(rows.terminated[holdout].float().mean()), abs=0.005)
+    assert Trainer(make_model(termination_fn=never_terminates)).fit(rows).termination_threshold is None
+
+
+def test_one_seed_gives_identical_weights_whatever_else_draws() -> None:
+    def weights(disturb: bool) -> th.Tensor:
+        model = make_model()
+        trainer = Trainer(model, FitConfig(max_epochs=3), seed=5)
+        for _ in range(2):
+            if disturb:
+                th.rand(7)
+                np.random.rand(7)  # noqa: NPY002
+            trainer.fit(oracle_rows(200))
+        return th.nn.utils.parameters_to_vector(model.parameters())
+
+    assert th.equal(weights(False), weights(True))
+
+
+def test_a_fit_leaves_the_global_stream_alone() -> None:
+    before = th.get_rng_state()
+    fit(oracle_rows(100), FitConfig(max_epochs=1))
+    assert th.equal(before, th.get_rng_state())
+
+
+def test_bad_rows_are_named() -> None:
+    rows = oracle_rows(50)
+    rows.next_obs[13, 1] = th.nan
+    with pytest.raises(ValueError, match="Transition 13 has a non-finite next_obs"):
+        Trainer(make_model()).fit(rows)
+    with pytest.raises(ValueError, match="at least 10"):
+        Trainer(make_model()).fit(oracle_rows(9))
+
+
+def test_constant_and_all_terminal_data_can_be_fitted() -> None:
+    rows = oracle_rows(40)
+    constant = Transitions(
+        th.ones(40, 3), rows.action, th.ones(40), th.ones(40, 3), th.ones(40, dtype=th.bool), th.ones(40, dtype=th.bool)
+    )
+    model, report = fit(constant, FitConfig(max_epochs=5))
+    assert all(np.isfinite(report.holdout_error))
+    g = th.Generator()
+    with th.no_grad():
+        _, prediction = model.step(model.reset(constant.obs, generator=g), constant.action, generator=g)
+    assert prediction.next_obs.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"max_epochs": 0},
+        {"batch_size": 0},
+        {"max_gradient_steps": 0},
+        {"holdout_ratio": 1.0},
+        {"learning_rate": 143.0},
+        {"weight_decay": (-1.0, 0.0)},
+    ],
+)
+def test_numbers_out_of_range_are_refused(kwargs: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        FitConfig(**kwargs)  # type: ignore[arg-type]
