@@ -35,7 +35,7 @@ def fill(buffer: ReplayBuffer, steps: int, *, first: int = 0) -> None:
         )
         buffer.add(
             obs,
-            obs + [1, 0],
+            obs + np.array([1, 0]),
             action,
             np.full(n, float(t)),
             np.full(n, t in (3, 5)),
@@ -45,9 +45,9 @@ def fill(buffer: ReplayBuffer, steps: int, *, first: int = 0) -> None:
 
 def imagined(rows: int, value: float = -1.0, actions: int = 2) -> Transitions:
     ones = th.ones(rows)
+    obs = value * ones[:, None].expand(rows, 2)
     action = th.eye(actions)[th.arange(rows) % actions]
-    return Transitions(value * ones[:, None].expand(rows, 2), action, value * ones, value * ones[:, None].expand(rows, 2),
-                       th.arange(rows) % 2 == 0, ones.bool())  # fmt: skip
+    return Transitions(obs, action, value * ones, obs, th.arange(rows) % 2 == 0, ones.bool())
 
 
 def is_synthetic(samples: Any) -> th.Tensor:
@@ -226,7 +226,8 @@ def test_pickling_drops_the_synthetic_rows_and_keeps_the_real_ones() -> None:
 def test_non_finite_rows_are_refused_at_the_door(where: str, value: float) -> None:
     buffer = make_buffer()
     fill(buffer, 4)
-    row = {"observation": np.zeros((1, 2)), "next observation": np.zeros((1, 2)), "action": np.zeros((1, 2)), "reward": np.zeros(1)}  # fmt: skip
+    zero = np.zeros((1, 2))
+    row = {"observation": zero, "next observation": zero + 1, "action": zero + 2, "reward": np.zeros(1)}
     row[where].flat[0] = value
     with pytest.raises(ValueError, match=f"The {where} of environment step 4 is not finite at index"):
         buffer.add(*row.values(), np.zeros(1), [{}])
