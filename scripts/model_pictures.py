@@ -18,6 +18,7 @@ require("matplotlib", extra="plots").use("Agg")
 plt: Any = require("matplotlib.pyplot", extra="plots")
 
 MAX_PANELS = 24
+MAX_ERROR = 4.0  # standard deviations; what strays further is of no use, and would flatten the rest of the picture
 
 
 def _grid(panels: int, width: float = 3.1, height: float = 2.3) -> tuple[Any, list[Any]]:
@@ -62,7 +63,7 @@ def plot_horizon_errors(errors: HorizonErrors, names: Sequence[str], path: Path,
         _quantile_band(axes, errors.model[:, :, index], COLOURS[0], "model")
         axes.set_title(names[index], fontsize=9)
     for axes in panels:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, min(axes.get_ylim()[1], MAX_ERROR))
     figure.supxlabel("steps ahead, without seeing the real observation", fontsize=9)
     figure.supylabel("absolute error / standard deviation", fontsize=9)
     count = errors.model.shape[1]
