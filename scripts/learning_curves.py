@@ -129,7 +129,9 @@ def plot_returns(
     for axes, (task, arms) in zip(grid.flat, groups.items(), strict=False):
         draw_task(axes, task, arms, [mark for mark in marks if max_step is None or mark.step <= max_step])
         axes.set_xlim(0, max_step)
-    figure.suptitle("Interquartile mean over seeds, band: 95 % bootstrap interval", fontsize=10)
+    single = all(len(runs) == 1 for arms in groups.values() for runs in arms.values())
+    title = "One seed per curve" if single else "Interquartile mean over seeds, band: 95 % bootstrap interval"
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)

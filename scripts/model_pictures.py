@@ -31,6 +31,7 @@ def _grid(panels: int, width: float = 3.1, height: float = 2.3) -> tuple[Any, li
     for index, panel in enumerate(flat[:panels]):
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
+        panel.ticklabel_format(axis="y", useOffset=False)
         panel.tick_params(labelsize=8, labelbottom=index + columns >= panels)
     return figure, flat[:panels]
 
@@ -96,7 +97,7 @@ def plot_comparison(comparison: Comparison, names: Sequence[str], path: Path, ti
             axes.plot(x, values, color=COLOURS[member % len(COLOURS)], lw=1.0, alpha=0.9)
         axes.plot(x, real, color="black", lw=1.8)
         low, high = float(real.min()), float(real.max())
-        room = 0.5 * max(high - low, 1e-3)
+        room = 0.5 * max(high - low, 0.2 * max(abs(low), abs(high)), 1e-3)
         axes.set_ylim(low - room, high + room)
         axes.set_title(names[index] if index < shown else "reward", fontsize=9)
     figure.supxlabel("steps since the model last saw the real observation", fontsize=9)
