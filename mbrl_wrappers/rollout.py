@@ -61,7 +61,7 @@ def branched_rollout(
         raise ValueError(f"length must be at least 1, got {length}.")
     if not starts.isfinite().all():
         raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
-    limits = limits if limits is not None else getattr(model, "limits", None)
+    limits = limits or getattr(model, "limits", None) or Limits.none(size)
     obs = starts.to(model.device, th.float32)
     branch = th.arange(len(obs), device=obs.device)
     state = model.reset(obs, generator=generator)
@@ -72,10 +72,7 @@ def branched_rollout(
             break
         action = policy(obs, generator=generator)
         state, prediction = model.step(state, action, generator=generator)
-        if limits is None:
-            valid = prediction.next_obs.isfinite().all(1) & prediction.reward.isfinite()
-        else:
-            valid = limits.valid(prediction)
+        valid = limits.valid(prediction)
         row = Transitions(
             obs=obs,
             action=action,
@@ -85,12 +82,12 @@ def branched_rollout(
             last=th.zeros_like(prediction.terminated),  # known once the whole branch is
         )
         obs, alive = prediction.next_obs, valid & ~prediction.terminated
-        if not valid.all():
-            num_dropped += int((~valid).sum())
-            row = Transitions(*(column[valid] for column in row))
-        steps.append((row, branch if valid.all() else branch[valid]))
-        if not alive.all():
-            obs, branch, state = obs[alive], branch[alive], take_rows(state, alive)
+        if alive.all():
+            steps.append((row, branch))
+            continue
+        num_dropped += int((~valid).sum())
+        steps.append((Transitions(*(column[valid] for column in row)), branch[valid]))
+        obs, branch, state = obs[alive], branch[alive], take_rows(state, alive)
     return _assemble(steps, num_dropped, len(starts))
 
 

@@ -107,6 +107,13 @@ class Limits(NamedTuple):
         inside = ((obs >= self.obs_low) & (obs <= self.obs_high)).all(1)
         return inside & (reward >= self.reward_low) & (reward <= self.reward_high)
 
+    @classmethod
+    def none(cls, obs_size: int) -> Limits:
+        """Limits that let every finite number pass, and nothing else."""
+        largest = th.finfo(th.float32).max
+        edge = th.full((obs_size,), largest)
+        return cls(-edge, edge, th.tensor(-largest), th.tensor(largest))
+
 
 class DynamicsModel(Protocol[S]):
     """Anything that predicts: learned, true or written by hand.

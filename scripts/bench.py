@@ -1,7 +1,7 @@
 """Speed as ratios measured in one process: ``make bench`` or ``python scripts/bench.py``.
 
-The yardstick is float32 ``torch.mm`` at 1024 x 1024 x 1024 with the same number of threads, timed in turn with the thing
-it is compared to, so that a machine whose speed drifts changes both. Useful FLOPs are those of one member per row in a
+The yardstick is float32 ``torch.mm`` at 1024 x 1024 x 1024 with the same number of threads, timed in turn with what is
+compared to it, so that a machine whose speed drifts changes both. Useful FLOPs are those of one member per row in a
 rollout, and of forward and backward pass (three times forward) of every member in training; everything else, from
 sampling to the optimiser, counts as time only. Each figure is the median over pairs.
 """
@@ -97,7 +97,7 @@ def two_threads_over_one(rows: int, seconds: float) -> Figure:
 def paired_seconds(
     first: Callable[[], object], second: Callable[[], object], seconds: float
 ) -> list[tuple[float, float]]:
-    """Time the two in turn until ``seconds`` have passed, at least seven times, after a warm-up."""
+    """Time the two in turn until ``seconds`` have passed, at least seven times, after two of each unseen."""
 
     def clock(work: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def paired_seconds(
     pairs = []
     end = time.perf_counter() + seconds
     while len(pairs) < 7 or time.perf_counter() < end:
-        pairs.append((clock(first), min(clock(second), clock(second))))
+        pairs.append((clock(first), clock(second)))
     return pairs
 
 

@@ -18,6 +18,9 @@ from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
 from mbrl_wrappers.stored_functions import describe_function, restore_function
 from mbrl_wrappers.types import Limits, Prediction, RewardFn, TerminationFn, Transitions
 
+# Rows of one pass through the elementwise operations around the network: their intermediates stay in cache.
+STEP_ROWS = 16384
+
 Propagation = Literal["ts1", "tsinf", "mean"]
 
 
@@ -151,9 +154,8 @@ class EnsembleDynamics(nn.Module):
         self.target_normalizer = Normalizer(self.target_size)
         self.register_buffer("elites", th.arange(self.num_elites))
         self.register_buffer("termination_threshold", th.zeros(()))  # on the logit; 0 is a probability of one half
-        for name in Limits._fields:
-            size = (obs_size,) if name.startswith("obs") else ()
-            self.register_buffer(f"limit_{name}", th.full(size, -th.inf if name.endswith("low") else th.inf))
+        for name, limit in Limits.none(obs_size)._asdict().items():
+            self.register_buffer(f"limit_{name}", limit)
 
     @property
     def device(self) -> th.device:
@@ -162,7 +164,7 @@ class EnsembleDynamics(nn.Module):
 
     @property
     def limits(self) -> Limits:
-        """The range of the training data with its margin; unbounded before the first fit."""
+        """The range of the training data with its margin; any finite number before the first fit."""
         return Limits(*(getattr(self, f"limit_{name}") for name in Limits._fields))
 
     # --- predicting -------------------------------------------------------------------------------------------------
@@ -173,6 +175,18 @@ class EnsembleDynamics(nn.Module):
 
     def step(self, state: EnsembleState, action: Tensor, *, generator: Generator) -> tuple[EnsembleState, Prediction]:
         """Advance every row with model actions ``(B, A)``; differentiable in state and action."""
+        if len(action) <= STEP_ROWS or th.is_grad_enabled():
+            return self._step(state, action, generator)
+        count = -(-len(action) // STEP_ROWS)
+        chunks = zip(*(tensor.tensor_split(count) for tensor in (*state, action)), strict=True)
+        steps = [self._step(EnsembleState(obs, member), rows, generator) for obs, member, rows in chunks]
+        states, predictions = zip(*steps, strict=True)
+        return (
+            EnsembleState(*(th.cat(column) for column in zip(*states, strict=True))),
+            Prediction(*(th.cat(column) for column in zip(*predictions, strict=True))),
+        )
+
+    def _step(self, state: EnsembleState, action: Tensor, generator: Generator) -> tuple[EnsembleState, Prediction]:
         obs = state.obs
         member = self._draw_members(len(obs), generator) if self.propagation == "ts1" else state.member
         inputs = self.inputs(obs, action)

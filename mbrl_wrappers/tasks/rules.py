@@ -7,6 +7,7 @@ about a goal do not, and :data:`never_terminates` keeps its word. Rollouts drop 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch as th
 from torch import Tensor
@@ -53,17 +54,24 @@ class Healthy:
 
     def __call__(self, next_obs: Tensor) -> Tensor:
         """Judge ``next_obs (B, O)``."""
-        healthy = next_obs.isfinite().all(1)
-        for bound in self.bounds:
-            part = next_obs[:, bound.start : bound.stop]
-            if self.inclusive:
-                inside = (part >= bound.low) & (part <= bound.high)
-            else:
-                # Two-sided: comparing abs(part) with one limit would be wrong for other ranges, and the often
-                # copied abs(part < limit) lets a large negative value pass.
-                inside = (part > bound.low) & (part < bound.high)
-            healthy = healthy & inside.all(1)
-        return healthy
+        low, high = _range_per_dimension(self, next_obs.dtype, next_obs.device)
+        # Two-sided: comparing abs(obs) with one limit would be wrong for other ranges, and the often copied
+        # abs(obs < limit) lets a large negative value pass. A NaN compares false.
+        if self.inclusive:
+            return ((next_obs >= low) & (next_obs <= high)).all(1)
+        return ((next_obs > low) & (next_obs < high)).all(1)
+
+
+@lru_cache(maxsize=64)
+def _range_per_dimension(healthy: Healthy, dtype: th.dtype, device: th.device) -> tuple[Tensor, Tensor]:
+    """What each dimension must keep to, ``(O,)`` each: the tightest of its bounds, and finite where it has none."""
+    largest = th.finfo(dtype).max
+    low, high = (th.full((healthy.obs_size,), end, dtype=dtype, device=device) for end in (-largest, largest))
+    for bound in healthy.bounds:
+        part = slice(bound.start, bound.stop)
+        low[part] = low[part].clamp(min=bound.low)
+        high[part] = high[part].clamp(max=bound.high)
+    return low, high
 
 
 @register_function

@@ -124,12 +124,8 @@ class Trainer:
         epochs = steps = rows_seen = 0
         improved_epoch = improved_step = 0
         while epochs < config.max_epochs and steps < cap:
-            for index in shuffled_batches(members, config.batch_size, generator=self._generator):
-                self._step(data.take(index.to(model.device)))
-                steps, rows_seen = steps + 1, rows_seen + index.shape[1]
-                if steps >= cap:
-                    break
-            epochs += 1
+            done, rows_done = self.run_epoch(data, members, max_steps=cap - steps)
+            epochs, steps, rows_seen = epochs + 1, steps + done, rows_seen + rows_done
             errors = model.errors(holdout)
             if on_epoch is not None:
                 on_epoch(epochs, errors)
@@ -157,6 +153,16 @@ class Trainer:
             termination_threshold=None if model.termination_fn else float(model.termination_threshold.sigmoid()),
             seconds=time.perf_counter() - started,
         )
+
+    def run_epoch(self, data: Batch, members: Tensor, *, max_steps: int = sys.maxsize) -> tuple[int, int]:
+        """One pass over each member's rows ``(E, n)`` of ``data``; returns gradient steps and rows seen."""
+        steps = rows = 0
+        for index in shuffled_batches(members, self.config.batch_size, generator=self._generator):
+            self._step(data.take(index.to(self.model.device)))
+            steps, rows = steps + 1, rows + index.shape[1]
+            if steps >= max_steps:
+                break
+        return steps, rows
 
     def _step(self, batch: Batch) -> None:
         config = self.config
