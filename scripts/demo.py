@@ -28,7 +28,7 @@ FILES = ("returns.png", "model_error.png", "model_trajectories.png", "film.mp4",
 
 @dataclass(frozen=True)
 class DemoArguments:
-    """What to demonstrate; the defaults take about ten minutes on two cores.
+    """What to demonstrate; the defaults take two to six minutes on two cores.
 
     Attributes:
         output: folder for everything the demonstration makes.
