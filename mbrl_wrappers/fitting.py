@@ -20,10 +20,12 @@ class FitReport:
         rows_seen: training rows consumed, one per row and epoch; members are not counted.
         train_rows: rows trained on.
         holdout_rows: rows held out.
-        holdout_error: mean squared error of each member on the holdout in standardised units, ``E`` values.
+        holdout_error: selection score of each member on the holdout, ``E`` values: about the mean squared error in
+            standardised units, see :meth:`~mbrl_wrappers.EnsembleDynamics.errors`.
         initial_error: the same before the first step.
         holdout_r2: coefficient of determination of the elites' mean per dimension,
-            :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`; the observation's are those of its change.
+            :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`; the observation's are those of its change. A
+            dimension that hardly varies on the holdout is measured against the variance of the training rows.
         coverage_50: share of holdout targets inside the elites' central 50 % intervals per dimension; calibrated
             is 0.5.
         coverage_90: the same for 90 %.

@@ -285,12 +285,16 @@ class EnsembleDynamics(nn.Module):
 
     @th.no_grad()
     def errors(self, batch: Batch) -> Tensor:
-        """The selection score of each member on common rows ``(B, ...)``: mean squared error in standardised units.
+        r"""The selection score of each member on common rows ``(B, ...)``, shape ``(E,)``; lower is better.
 
-        A learned termination adds its cross-entropy. Shape ``(E,)``.
+        With :math:`e_d` the mean squared error of dimension :math:`d` in standardised units it is the mean over
+        dimensions of :math:`e_d / (1 + e_d)`: close to :math:`e_d` where a dimension is predicted well, and bounded
+        where it cannot be predicted (rare contact forces), so that no such dimension outvotes the others. A learned
+        termination adds its cross-entropy.
         """
         outputs = self.outputs(batch.inputs.expand(self.num_members, *batch.inputs.shape))
-        score = (outputs.mean - batch.targets).square().mean((1, 2))
+        error = (outputs.mean - batch.targets).square().mean(1)
+        score = (error / (1 + error)).mean(1)
         if outputs.logit is not None:
             truth = batch.terminated.expand_as(outputs.logit)
             score = score + binary_cross_entropy_with_logits(outputs.logit, truth, reduction="none").mean(1)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from mbrl_wrappers.models.ensemble import Batch, EnsembleDynamics
 
+# Below this share of the training rows' variance, a holdout says nothing about a dimension.
+MIN_VARIANCE = 1e-3
+
 # A standard normal is inside these half-widths with probability 0.5 and 0.9.
 HALF_WIDTH_50, HALF_WIDTH_90 = 0.67449, 1.64485
 
@@ -28,9 +31,9 @@ def holdout_quality(model: EnsembleDynamics, holdout: Batch) -> Quality:
     outputs = model.elite_outputs(holdout.inputs)
     residual = holdout.targets - outputs.mean.mean(0)
     spread = holdout.targets - holdout.targets.mean(0)
-    # A dimension that does not vary on the holdout is explained when it is hit, and not otherwise.
-    unexplained, total = residual.square().sum(0), spread.square().sum(0)
-    r2 = th.where(total > 0, 1 - unexplained / total.clamp(min=1e-12), (unexplained < 1e-8).float())
+    # A dimension that hardly varies on the holdout is measured against the training rows, whose variance is one.
+    unexplained, total = residual.square().mean(0), spread.square().mean(0)
+    r2 = 1 - unexplained / th.where(total > MIN_VARIANCE, total, th.ones_like(total))
     deviation = (holdout.targets - outputs.mean).abs() * th.exp(-0.5 * outputs.log_variance)
 
     def coverage(half_width: float) -> tuple[float, ...]:
