@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from mbrl_wrappers.types import DynamicsModel, Transitions
 
 
@@ -57,6 +59,14 @@ class ModelTrainer(Protocol):
         """The model that :meth:`fit` changes in place."""
         ...
 
-    def fit(self, transitions: Transitions, *, max_gradient_steps: int | None = None) -> FitReport:
-        """Fit to ``transitions``, in at most ``max_gradient_steps`` optimiser steps if that is given."""
+    def fit(
+        self, transitions: Transitions, *, max_gradient_steps: int | None = None, row_ids: Tensor | None = None
+    ) -> FitReport:
+        """Fit to ``transitions``.
+
+        Args:
+            transitions: all real rows there are.
+            max_gradient_steps: optimiser steps at most.
+            row_ids: ``(B,)`` int64, the number of each row in order of collection, by which holdouts stay the same.
+        """
         ...

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import Generator, Tensor
 
+from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.types import DynamicsModel, Limits, RolloutPolicy, Transitions
 
@@ -18,7 +19,8 @@ class Rollout(NamedTuple):
         transitions: the rows; ``last`` marks the end of a branch by termination, by length or before a dropped row.
         branch: ``(R,)`` int64, the start row each transition descends from.
         step: ``(R,)`` int64, 0 at the start row.
-        num_dropped: predictions that were not finite or outside the limits; each ended its branch and is not stored.
+        num_dropped: predictions that were not finite or outside the limits, or followed an action that was not finite;
+            each ended its branch and is not stored.
     """
 
     transitions: Transitions
@@ -52,13 +54,15 @@ def branched_rollout(
         limits: range in which predictions are believed; default the model's own ``limits`` when it has them.
 
     Raises:
-        ValueError: for starts of the wrong shape or that are not finite, or a length below 1.
+        ValueError: for starts of the wrong shape, none, or not finite, for a length below 1, and for a model whose
+            predictions have other shapes than they should.
     """
     size = model.observation_space.shape[0]
     if starts.ndim != 2 or starts.shape[1] != size:
         raise ValueError(f"starts must have shape (B, {size}) as the model's observations, got {tuple(starts.shape)}.")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}.")
+    if not len(starts):
+        raise ValueError("starts is empty: there is no state to branch from.")
+    at_least("length", length)
     if not starts.isfinite().all():
         raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
     limits = limits or getattr(model, "limits", None) or Limits.none(size)
@@ -72,7 +76,8 @@ def branched_rollout(
             break
         action = policy(obs, generator=generator)
         state, prediction = model.step(state, action, generator=generator)
-        valid = limits.valid(prediction)
+        prediction = prediction.checked(len(obs), size)
+        valid = limits.valid(prediction) & action.isfinite().all(1)
         row = Transitions(
             obs=obs,
             action=action,

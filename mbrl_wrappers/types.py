@@ -72,6 +72,18 @@ class Prediction(NamedTuple):
     reward: Tensor
     terminated: Tensor
 
+    def checked(self, rows: int, obs_size: int) -> Prediction:
+        """This prediction in float32 and bool, after a look at its shapes: a model may be a user's own function.
+
+        Raises:
+            ValueError: for other shapes; a ``(B, 1)`` reward would broadcast to ``(B, B)`` without a word.
+        """
+        wanted = ((rows, obs_size), (rows,), (rows,))
+        got = tuple(tuple(field.shape) for field in self)
+        if got != wanted:
+            raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
+        return Prediction(self.next_obs.float(), self.reward.float(), self.terminated.bool())
+
 
 class Limits(NamedTuple):
     """The range in which predictions are believed; rows outside are dropped and counted.
@@ -104,8 +116,12 @@ class Limits(NamedTuple):
     def valid(self, prediction: Prediction) -> Tensor:
         """Which rows are finite and inside the limits, ``(B,)`` bool (a NaN compares false)."""
         obs, reward = prediction.next_obs, prediction.reward
-        inside = ((obs >= self.obs_low) & (obs <= self.obs_high)).all(1)
-        return inside & (reward >= self.reward_low) & (reward <= self.reward_high)
+        largest = th.finfo(obs.dtype).max  # an infinite limit still refuses infinity
+        low, high, reward_low, reward_high = (
+            limit.to(obs.device, obs.dtype).clamp(-largest, largest) for limit in self
+        )
+        inside = ((obs >= low) & (obs <= high)).all(1)
+        return inside & (reward >= reward_low) & (reward <= reward_high)
 
     @classmethod
     def none(cls, obs_size: int) -> Limits:

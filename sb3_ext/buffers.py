@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec, check_observation_space
 from mbrl_wrappers.types import Transitions
@@ -66,13 +67,14 @@ class MixedReplayBuffer(ReplayBuffer):
                 "handle_timeout_termination=False hides whether an episode failed or ran out of time, and the model "
                 "would learn to terminate at the time limit: leave it True."
             )
-        if not 0.0 <= real_ratio <= 1.0:
-            raise ValueError(f"real_ratio must be inside [0, 1], got {real_ratio}.")
+        within("real_ratio", real_ratio, 0, 1)
+        at_least("synthetic_size", synthetic_size)
         super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
         self.real_ratio = real_ratio
         self.synthetic_size = synthetic_size
         self.seed = seed
         self.synthetic = SyntheticBuffer(obs_size, self.codec, synthetic_size)
+        self._steps_added = 0
         self._rng = np.random.default_rng(seed)
         self._shuffle = torch_generator(self._rng)
 
@@ -102,6 +104,7 @@ class MixedReplayBuffer(ReplayBuffer):
                     "Mend the environment or wrap it: a model fitted to such a row would be lost."
                 )
         super().add(obs, next_obs, action, reward, done, infos)
+        self._steps_added += 1
 
     @property
     def num_real(self) -> int:
@@ -112,7 +115,7 @@ class MixedReplayBuffer(ReplayBuffer):
         """All real rows in raw units, environment after environment, each in time order.
 
         ``terminated`` excludes time limits. ``last`` is set at every episode end and at the newest row of each
-        environment, where the sequence breaks off.
+        environment, where the sequence breaks off, and wherever one row does not continue the row before it.
         """
         order = np.arange(self.size())
         if self.full:
@@ -122,17 +125,25 @@ class MixedReplayBuffer(ReplayBuffer):
             rows = array[order].swapaxes(0, 1)  # (N, T, ...)
             return th.as_tensor(np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:])))
 
-        dones = self.dones.copy()
-        if self.size():
-            dones[self.pos - 1] = 1.0
+        # A row whose successor is not the next row's observation ends its sequence too: learn() starts with a reset.
+        breaks = (self.next_observations[order[:-1]] != self.observations[order[1:]]).any(-1)
+        last = self.dones[order].astype(bool)
+        last[:-1] |= breaks
+        last[-1:] = True
         return Transitions(
             obs=column(self.observations).float(),
             action=self._model_actions(column(self.actions)),
             reward=column(self.rewards),
             next_obs=column(self.next_observations).float(),
             terminated=column(self.dones * (1.0 - self.timeouts)).bool(),
-            last=column(dones).bool(),
+            last=th.as_tensor(last.T.reshape(-1)),
         )
+
+    def row_ids(self) -> th.Tensor:
+        """The number of each row of :meth:`real_transitions` in order of collection, ``(B,)`` int64."""
+        first = self._steps_added - self.size()
+        ids = (first + np.arange(self.size()))[None, :] * self.n_envs + np.arange(self.n_envs)[:, None]
+        return th.as_tensor(ids.reshape(-1))
 
     def _model_actions(self, stored: th.Tensor) -> th.Tensor:
         # SB3 has scaled Box actions already; Discrete ones are stored as they were sent to the environment.
@@ -197,6 +208,7 @@ class MixedReplayBuffer(ReplayBuffer):
     def reset(self) -> None:
         """Forget real and synthetic rows."""
         super().reset()
+        self._steps_added = 0
         self.synthetic.clear()
 
     def __getstate__(self) -> dict[str, Any]:

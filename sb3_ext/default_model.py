@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -19,7 +20,7 @@ from stable_baselines3.common.vec_env import (
 
 from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.tasks import task_functions
+from mbrl_wrappers.tasks import TaskFunctions, task_functions
 from mbrl_wrappers.training import FitConfig, Trainer
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 
@@ -54,14 +55,10 @@ def build_default_dynamics(
     """
     notes: list[str] = []
     if reward_fn is None or termination_fn is None:
-        env = live_env(vec_env)
-        if env is None:
-            notes.append("The environment could not be looked into: reward and termination are learned.")
-        else:
-            known = task_functions(env)
-            notes.extend(known.notes)
-            reward_fn = reward_fn or known.reward_fn
-            termination_fn = termination_fn or known.termination_fn
+        known = known_functions(vec_env)
+        notes.extend(known.notes)
+        reward_fn = reward_fn or known.reward_fn
+        termination_fn = termination_fn or known.termination_fn
     if reward_fn is None:
         notes.append("The reward is learned.")
     if termination_fn is None:
@@ -90,18 +87,49 @@ def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrai
     return Trainer(dynamics, FitConfig(max_gradient_steps=500), seed=seed)
 
 
-def live_env(vec_env: VecEnv) -> gymnasium.Env[Any, Any] | None:
-    """The first real environment of ``vec_env``, or one made from its spec when it lives in another process.
+def known_functions(vec_env: VecEnv) -> TaskFunctions:
+    """What the task registry knows of the environments in ``vec_env``.
 
-    None when a wrapper of the vector changes what the replay buffer sees, or when there is no way to look.
+    The first one is looked at; when it lives in another process, one made from its spec. Nothing is known when a
+    wrapper of the vector changes what the replay buffer sees, or when the environment cannot be made again.
     """
     while isinstance(vec_env, VecEnvWrapper):
         if not isinstance(vec_env, TRANSPARENT_WRAPPERS):
-            return None
+            return TaskFunctions(
+                notes=(f"{type(vec_env).__name__} hides the task: reward and termination are learned.",)
+            )
         vec_env = vec_env.venv
     if isinstance(vec_env, DummyVecEnv):
-        return vec_env.envs[0]
-    if isinstance(vec_env, SubprocVecEnv):
-        spec = vec_env.get_attr("spec", indices=0)[0]
-        return gymnasium.make(spec) if isinstance(spec, EnvSpec) else None
-    return None
+        return task_functions(vec_env.envs[0])
+    spec = vec_env.get_attr("spec", indices=0)[0] if isinstance(vec_env, SubprocVecEnv) else None
+    wrappers = [] if spec is None else [wrapper for wrapper in spec.additional_wrappers if not _is_monitor(wrapper)]
+    if not isinstance(spec, EnvSpec) or any(wrapper.kwargs is None for wrapper in wrappers):
+        note = "The environment cannot be made again from its spec to look into: reward and termination are learned."
+        return TaskFunctions(notes=(note,))
+    env = gymnasium.make(replace(spec, additional_wrappers=tuple(wrappers)))
+    try:
+        return task_functions(env)
+    finally:
+        env.close()
+
+
+def _is_monitor(wrapper: WrapperSpec) -> bool:
+    """SB3's Monitor, which watches only, and which Gymnasium does not know how to make again."""
+    return wrapper.entry_point.startswith("stable_baselines3.common.monitor:")
+
+
+def check_pieces(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    dynamics: DynamicsModel[Any],
+    trainer: ModelTrainer | None,
+) -> None:
+    """Raise a ``ValueError`` unless model and trainer belong together and to the task."""
+    for what, task, model in (
+        ("observation", observation_space, dynamics.observation_space),
+        ("action", action_space, dynamics.action_space),
+    ):
+        if task != model:
+            raise ValueError(f"The model's {what} space {model} is not the task's {task}: build it for this task.")
+    if trainer is not None and trainer.model is not dynamics:
+        raise ValueError("The trainer fits another model than the dynamics given: build it as Trainer(dynamics, ...).")

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mbrl_wrappers.checkpoint import register_model, resolve_device
+from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, gaussian_nll
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.space_json import space_from_json, space_to_json
@@ -39,6 +40,9 @@ class EnsembleOptions:
     log_variance_high: float = 0.5
     learn_log_variance_limits: bool = True
     limit_margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        within("limit_margin", self.limit_margin, 0)
 
 
 class EnsembleState(NamedTuple):
@@ -120,8 +124,10 @@ class EnsembleDynamics(nn.Module):
         device: str | th.device = "auto",
     ) -> None:
         super().__init__()
-        if not 1 <= num_elites <= num_members:
-            raise ValueError(f"Need 1 <= num_elites <= num_members, got {num_elites} and {num_members}.")
+        at_least("num_members", num_members)
+        at_least("num_elites", num_elites)
+        if num_elites > num_members:
+            raise ValueError(f"Need num_elites <= num_members, got {num_elites} and {num_members}.")
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden needs at least one layer of positive width, got {tuple(hidden)}.")
         if propagation not in get_args(Propagation):
@@ -345,6 +351,8 @@ class EnsembleDynamics(nn.Module):
             device=device,
         )
         model.load_state_dict(tensors)
+        if not ((model.elites >= 0) & (model.elites < model.num_members)).all():
+            raise ValueError(f"The file names members {model.elites.tolist()} of {model.num_members}: it is damaged.")
         return model
 
 

@@ -21,15 +21,22 @@ class Split(NamedTuple):
     holdout: Tensor
 
 
-def split_holdout(num_rows: int, ratio: float, max_holdout: int, *, seed: int) -> Split:
-    """Draw a random holdout of ``ratio`` of the rows, at most ``max_holdout`` and at least one.
+def split_holdout(row_ids: Tensor, ratio: float, max_holdout: int, *, seed: int) -> Split:
+    """Draw a random holdout of about ``ratio`` of the rows: at least one, at most ``max_holdout``, never all.
 
-    Row ``i`` gets the ``i``-th number of one seeded stream, so while data are only appended a row that was held out in
-    one fit is held out in the next: a warm-started model never saw its holdout, except for what a full cap releases.
+    A row is held out when its number of one seeded stream is small, whatever other rows there are. So a row that was
+    held out in one fit is held out in the next, and a warm-started model never learned from its holdout. (When the cap
+    is reached, rows leave the holdout for good.)
+
+    Args:
+        row_ids: ``(B,)`` int64, what identifies a row from fit to fit: its number in order of collection.
+        ratio: share of the rows.
+        max_holdout: the cap.
+        seed: of the stream.
     """
-    draws = np.random.default_rng(seed).random(num_rows)
-    count = min(max(round(ratio * num_rows), 1), max_holdout)
+    draws = np.random.default_rng(seed).random(int(row_ids.max()) + 1)[row_ids.numpy()]
     order = np.argsort(draws, kind="stable")
+    count = min(max(int((draws < ratio).sum()), 1), max_holdout, len(row_ids) - 1)
     return Split(th.as_tensor(np.sort(order[count:])), th.as_tensor(np.sort(order[:count])))
 
 
@@ -54,8 +61,9 @@ def check_transitions(transitions: Transitions) -> None:
             f"Need at least {MIN_ROWS} transitions to fit a model and hold some out, got {transitions.num_rows}. "
             "Collect more real steps before the first fit."
         )
-    for name in ("obs", "action", "reward", "next_obs"):
-        values: Tensor = getattr(transitions, name)
+    columns = {**transitions._asdict(), "change of the observation": transitions.next_obs - transitions.obs}
+    for name in ("obs", "action", "reward", "next_obs", "change of the observation"):
+        values: Tensor = columns[name]
         finite = values.reshape(len(values), -1).isfinite().all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])

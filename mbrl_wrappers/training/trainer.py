@@ -11,6 +11,7 @@ from typing import Any
 import torch as th
 from torch import Tensor, nn
 
+from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.ensemble import Batch, EnsembleDynamics
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
@@ -56,20 +57,19 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "batch_size", "patience", "patience_steps", "max_holdout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.max_gradient_steps is not None and self.max_gradient_steps < 1:
-            raise ValueError(f"max_gradient_steps must be at least 1 or None, got {self.max_gradient_steps}.")
+            at_least(name, getattr(self, name))
+        if self.max_gradient_steps is not None:
+            at_least("max_gradient_steps", self.max_gradient_steps)
         if not 0 < self.holdout_ratio < 1:
             raise ValueError(f"holdout_ratio must be inside (0, 1), got {self.holdout_ratio}.")
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning_rate must be inside (0, 1], got {self.learning_rate}.")
         if not 0 <= self.min_improvement < 1:
             raise ValueError(f"min_improvement must be inside [0, 1), got {self.min_improvement}.")
-        if not 0 <= self.nll_beta <= 1:
-            raise ValueError(f"nll_beta must be inside [0, 1], got {self.nll_beta}.")
-        if min(self.weight_decay) < 0 or self.log_variance_penalty < 0:
-            raise ValueError("weight_decay and log_variance_penalty must not be negative.")
+        within("nll_beta", self.nll_beta, 0, 1)
+        within("log_variance_penalty", self.log_variance_penalty, 0)
+        for decay in self.weight_decay:
+            within("weight_decay", decay, 0)
 
 
 class Trainer:
@@ -93,6 +93,7 @@ class Trainer:
         transitions: Transitions,
         *,
         max_gradient_steps: int | None = None,
+        row_ids: Tensor | None = None,
         on_epoch: Callable[[int, Tensor], None] | None = None,
     ) -> FitReport:
         """Fit to ``transitions`` and return what came of it.
@@ -103,6 +104,8 @@ class Trainer:
         Args:
             transitions: rows in raw units, on any device.
             max_gradient_steps: the cap of this fit, in place of the configuration's.
+            row_ids: ``(B,)`` int64, what identifies a row from fit to fit, so that the holdout stays the same; by
+                default its position, which is right while rows are only appended.
             on_epoch: called after each epoch with its number and the members' holdout errors ``(E,)``.
 
         Raises:
@@ -111,9 +114,12 @@ class Trainer:
         check_transitions(transitions)
         started = time.perf_counter()
         model, config = self.model, self.config
-        cap = max_gradient_steps or config.max_gradient_steps or sys.maxsize
+        if max_gradient_steps is None:
+            max_gradient_steps = config.max_gradient_steps
+        cap = sys.maxsize if max_gradient_steps is None else at_least("max_gradient_steps", max_gradient_steps)
         rows = Transitions(*(column.to(model.device) for column in transitions))
-        split = split_holdout(rows.num_rows, config.holdout_ratio, config.max_holdout, seed=self._split_seed)
+        ids = th.arange(rows.num_rows) if row_ids is None else row_ids
+        split = split_holdout(ids, config.holdout_ratio, config.max_holdout, seed=self._split_seed)
         model.set_statistics(Transitions(*(column[split.train] for column in rows)))
         data = model.batch(rows)
         holdout = data.take(split.holdout)
@@ -167,6 +173,8 @@ class Trainer:
     def _step(self, batch: Batch) -> None:
         config = self.config
         loss = self.model.loss(batch, beta=config.nll_beta, log_variance_penalty=config.log_variance_penalty)
+        if not loss.isfinite():
+            return  # one such gradient would stay in the optimiser's moments for good
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
