@@ -6,7 +6,7 @@ import math
 from numbers import Integral, Real
 
 
-def at_least(name: str, value: int, minimum: int = 1) -> int:
+def at_least(name: str, value: object, minimum: int = 1) -> int:
     """Return ``value`` if it is an integer of at least ``minimum``.
 
     Raises:
@@ -17,7 +17,7 @@ def at_least(name: str, value: int, minimum: int = 1) -> int:
     return int(value)
 
 
-def within(name: str, value: float, low: float, high: float = math.inf) -> float:
+def within(name: str, value: object, low: float, high: float = math.inf) -> float:
     """Return ``value`` if it is a finite number in ``[low, high]``.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.rollout import Rollout, branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
@@ -19,7 +21,7 @@ from mbrl_wrappers.seeding import spawn_seeds, torch_generator
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
-from sb3_ext.default_model import build_default_dynamics, default_trainer
+from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,17 @@ class DynaConfig:
 
     def __post_init__(self) -> None:
         for name in ("model_train_freq", "rollout_freq", "rollouts_per_step", "retain_steps", "min_real_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if isinstance(self.rollout_length, int) and self.rollout_length < 1:
-            raise ValueError(f"rollout_length must be at least 1, got {self.rollout_length}.")
+            at_least(name, getattr(self, name))
+        if not isinstance(self.rollout_length, RolloutLength):
+            at_least("rollout_length", self.rollout_length)
+        if self.first_fit_gradient_steps is not None:
+            at_least("first_fit_gradient_steps", self.first_fit_gradient_steps)
+        within("policy_noise_std", self.policy_noise_std, 0)
 
     def length(self, real_steps: int) -> int:
         """The branch length after ``real_steps``."""
-        return self.rollout_length if isinstance(self.rollout_length, int) else self.rollout_length(real_steps)
+        length = self.rollout_length
+        return length(real_steps) if isinstance(length, RolloutLength) else length
 
 
 class DynaCallback(BaseCallback):
@@ -113,6 +118,7 @@ class DynaCallback(BaseCallback):
         self._starts_rng = np.random.default_rng(start_seed)
         self._generator: th.Generator | None = None
         self._next_fit = self._next_rollout = 0
+        self._agent: object = None
         self._fits = 0
 
     # --- SB3's hooks ------------------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ class DynaCallback(BaseCallback):
             self.dynamics = default.dynamics
             for note in default.notes:
                 self._say(note)
-        self._check_spaces(self.dynamics)
+        check_pieces(self.model.observation_space, self.model.action_space, self.dynamics, self.trainer)
         if self.trainer is None:
             self.trainer = default_trainer(self.dynamics, seed=self._trainer_seed)
         if self._generator is None:
@@ -144,8 +150,15 @@ class DynaCallback(BaseCallback):
                 f"DynaCallback is a child of {type(self.parent).__name__}, which never forwards the end of a rollout: "
                 "pass it to learn() directly or in a list, callback=[DynaCallback(), ...]."
             )
-        # Also after loading: the synthetic part is empty then, and whatever is due is done at the first chance.
-        self._next_fit = self._next_rollout = self.num_timesteps
+        # A second learn() goes on with the schedule. A new agent, or one that was loaded and lacks its synthetic rows,
+        # has whatever is due done at the first chance.
+        buffer, now = mixed_buffer(self.model), self.num_timesteps
+        goes_on = len(buffer.synthetic) > 0 and self._agent is self.model
+        if not (goes_on and now <= self._next_fit <= now + self.config.model_train_freq):
+            self._next_fit = now
+        if not (goes_on and now <= self._next_rollout <= now + self.config.rollout_freq):
+            self._next_rollout = now
+        self._agent = self.model
 
     def _on_step(self) -> bool:
         return True
@@ -176,7 +189,7 @@ class DynaCallback(BaseCallback):
             return
         started = time.perf_counter()
         cap = self.config.first_fit_gradient_steps if self._fits == 0 else None
-        report = self.trainer.fit(buffer.real_transitions(), max_gradient_steps=cap)
+        report = self.trainer.fit(buffer.real_transitions(), max_gradient_steps=cap, row_ids=buffer.row_ids())
         self.report = report
         self._fits += 1
         self.fit_seconds += time.perf_counter() - started
@@ -187,34 +200,28 @@ class DynaCallback(BaseCallback):
         assert self._generator is not None
         started = time.perf_counter()
         length = self.config.length(self.model.num_timesteps)
-        branches = self.config.rollouts_per_step * self.config.rollout_freq
         wanted = self.config.rollouts_per_step * self.config.retain_steps * length
         if min(wanted, buffer.synthetic_size) != buffer.synthetic.capacity or not len(buffer.synthetic):
             size = buffer.reserve_synthetic(wanted)
             self._say(f"The synthetic buffer keeps {buffer.synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
+        # More than the ring holds would leave it with the late steps of the branches only.
+        fitting = max(buffer.synthetic.capacity // length, 1)
+        branches = min(self.config.rollouts_per_step * self.config.rollout_freq, fitting)
         policy = AgentPolicy(self.model, noise_std=self.config.policy_noise_std)
         starts = th.as_tensor(buffer.sample_observations(branches, self._starts_rng), dtype=th.float32)
         rollout = branched_rollout(self.dynamics, policy, starts, length, generator=self._generator)
         buffer.synthetic.add_batch(rollout.transitions)
         self.rollout_seconds += time.perf_counter() - started
         self._log_rollout(rollout, length, buffer)
+        if rollout.num_dropped > max(rollout.transitions.num_rows, 1):
+            warnings.warn(
+                f"{rollout.num_dropped} of the model's predictions were dropped and {rollout.transitions.num_rows} kept: "
+                "they were not finite or far outside the real data. Look at model/r2_* in the log, scale the "
+                "observations, or begin with more random steps (learning_starts).",
+                stacklevel=2,
+            )
 
     # --- checks and words -------------------------------------------------------------------------------------------
-
-    def _check_spaces(self, dynamics: DynamicsModel[Any]) -> None:
-        buffer = mixed_buffer(self.model)
-        for what, theirs, ours in (
-            ("observation", self.model.observation_space, dynamics.observation_space),
-            ("action", self.model.action_space, dynamics.action_space),
-        ):
-            if theirs != ours:
-                raise ValueError(
-                    f"The model's {what} space {ours} is not the agent's {theirs}: build it for this task."
-                )
-        if buffer.observation_space != self.model.observation_space or buffer.action_space != self.model.action_space:
-            raise ValueError(
-                "The replay buffer was recorded in another environment: its spaces differ from the agent's."
-            )
 
     def _say(self, text: str) -> None:
         if self.verbose >= 1:
@@ -272,7 +279,14 @@ def check_agent(agent: object) -> None:
             f"DynaCallback trains off-policy agents; {type(agent).__name__} has no replay buffer. "
             "For PPO, A2C and TRPO use sb3_ext.learn_in_imagination."
         )
-    mixed_buffer(agent)
+    buffer = mixed_buffer(agent)
+    if buffer.observation_space != agent.observation_space or buffer.action_space != agent.action_space:
+        raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
+    if getattr(agent, "use_sde", False):
+        raise ValueError(
+            "use_sde=True is not supported: gSDE draws one exploration matrix for all rows of a batch, so every "
+            "imagined branch would explore alike. Use the default use_sde=False."
+        )
     if getattr(agent, "n_steps", 1) > 1:
         raise ValueError(
             "n_steps > 1 is not supported with imagined rows (SB3 ignores it silently for a custom buffer): "
