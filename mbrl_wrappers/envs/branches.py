@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import xor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
-from mbrl_wrappers.rows import num_rows, put_rows, take_rows
+from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import check_action_space, check_observation_space
 from mbrl_wrappers.types import DynamicsModel, Limits, Prediction
@@ -128,7 +126,7 @@ class Branches:
         fresh = [int(rng.integers(2**62)) for rng in rngs if id(rng) not in known]
         self._rngs = list(rngs)
         if fresh:
-            self._seed = reduce(xor, fresh)
+            self._seed = _combined(fresh)
             self._generator = torch_generator(self._seed, self.model.device)
             self._steps = self._restarts_since_step = 0
 
@@ -166,7 +164,8 @@ class Branches:
             start = np.stack([self.draw_start(int(row)) for row in chosen])
         else:
             start = check_observations(obs, len(chosen), self.obs_dim, "obs")
-        fresh = self._reset_model(chosen, start) if state is None else state
+        # A given state is copied: it stays the caller's, who may write to it.
+        fresh = self._reset_model(chosen, start) if state is None else self._own(state)
         index = th.as_tensor(chosen, device=self.model.device)
         if len(chosen) == self.num_rows:
             self._state = fresh
@@ -225,18 +224,19 @@ class Branches:
         # The model resets N rows whichever were chosen, so that row i always gets the i-th draw of this moment.
         full = np.repeat(start[:1], self.num_rows, 0)
         full[chosen] = start
-        key = np.random.SeedSequence([self._seed, self._steps, self._restarts_since_step])
-        generator = torch_generator(int(key.generate_state(1, np.uint64)[0] >> 2), self.model.device)
+        seed = _combined([self._seed, self._steps, self._restarts_since_step])
+        generator = torch_generator(seed, self.model.device)
         obs = th.as_tensor(full.astype(np.float32), device=self.model.device)
         state = self.model.reset(obs, generator=generator)
         return state if len(chosen) == self.num_rows else take_rows(state, th.as_tensor(chosen, device=obs.device))
 
+    def _own(self, state: object) -> object:
+        """A copy of ``state`` on the model's device."""
+        return map_tensors(lambda tensor: tensor.detach().to(self.model.device, copy=True), state)
+
     def _valid(self, prediction: Prediction) -> Tensor:
-        finite = prediction.next_obs.isfinite().all(1) & prediction.reward.isfinite()
         limits = self._limits if self._limits is not None else getattr(self.model, "limits", None)
-        if limits is None:
-            return finite
-        return finite & Limits(*(bound.to(finite.device) for bound in limits)).valid(prediction)
+        return (limits or Limits.none(self.obs_dim)).valid(prediction)
 
     def _check_shapes(self, prediction: Prediction) -> None:
         # A (B, 1) reward would broadcast to (B, B) without a word, and the model may be a user's own function.
@@ -244,6 +244,11 @@ class Branches:
         got = tuple(tuple(field.shape) for field in prediction)
         if got != wanted:
             raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
+
+
+def _combined(seeds: Sequence[int]) -> int:
+    """One seed of all in their order: equal ones do not cancel, as they would under xor."""
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 2)
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -1,4 +1,7 @@
-"""Saved models by name: ``gymnasium.make("mbrl_wrappers/Model-v0", path="hopper.safetensors", horizon=20)``."""
+"""Saved models by name: ``gymnasium.make("mbrl_wrappers/Model-v0", path="hopper.safetensors", horizon=20)``.
+
+The name is known once ``mbrl_wrappers`` is imported; ``"mbrl_wrappers:mbrl_wrappers/Model-v0"`` imports it on the way.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from mbrl_wrappers.envs.model_env import ModelEnv
 from mbrl_wrappers.envs.model_vector_env import ModelVectorEnv
 
 ENV_ID = "mbrl_wrappers/Model-v0"
+DEFAULT_HORIZON = 100
+"""Steps until truncation when none are given: long enough to act in, whatever a model's errors make of it."""
 
 StoredStarts = str | Sequence[Sequence[float]] | None
 
@@ -29,7 +34,7 @@ def register_envs() -> None:
 
 def make_model_env(
     path: str,
-    horizon: int,
+    horizon: int = DEFAULT_HORIZON,
     starts: StoredStarts = None,
     device: str = "auto",
     render_mode: str | None = None,
@@ -55,7 +60,7 @@ def make_model_env(
 def make_model_vector_env(
     num_envs: int,
     path: str,
-    horizon: int,
+    horizon: int = DEFAULT_HORIZON,
     starts: StoredStarts = None,
     device: str = "auto",
     autoreset_mode: str = "SameStep",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -50,10 +51,7 @@ def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
     else:
         return _rows_of(starts, obs_dim)  # checked once
 
-    def sample(n: int, rng: np.random.Generator) -> NDArray[Any]:
-        return check_observations(draw(n, rng), n, obs_dim, name)
-
-    return sample
+    return _Checked(draw, obs_dim, name)
 
 
 def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -> NDArray[Any]:
@@ -79,6 +77,32 @@ def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -
     return array
 
 
+# Classes and not closures: environments are pickled, by vector environments of processes and by deepcopy.
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A user's sampler, whose every draw is checked."""
+
+    draw: StartSampler
+    obs_dim: int
+    name: str
+
+    def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        return check_observations(self.draw(n, rng), n, self.obs_dim, self.name)
+
+
+@dataclass(frozen=True)
+class _StoredRows:
+    """Rows ``(M, O)`` drawn uniformly, with replacement."""
+
+    rows: NDArray[Any]
+
+    def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        drawn: NDArray[Any] = self.rows[rng.integers(len(self.rows), size=n)]
+        return drawn
+
+
 def _rows_of(starts: object, obs_dim: int) -> StartSampler:
     if not isinstance(starts, np.ndarray | th.Tensor | list | tuple):
         raise TypeError(
@@ -88,4 +112,4 @@ def _rows_of(starts: object, obs_dim: int) -> StartSampler:
     rows = check_observations(starts, None, obs_dim, "starts").copy()
     if not len(rows):
         raise ValueError("starts is empty: a branch needs at least one observation to start from.")
-    return lambda n, rng: rows[rng.integers(len(rows), size=n)]
+    return _StoredRows(rows)

@@ -91,6 +91,26 @@ def test_the_same_streams_repeat_and_others_do_not() -> None:
         assert (obs != obs3).all()
 
 
+def test_equal_seeds_do_not_cancel() -> None:
+    """Two rows with one seed: under xor, any such pair would come to the same stream as any other."""
+    failures = np.zeros((3, 3), bool)
+    rows = [run(failures, seeds=(seed, seed, 3)) for seed in (1, 2)]
+    noise = [np.diff([obs[2, 0] for obs, _ in run_]) - run_[0][1][2] for run_ in rows]
+    assert (noise[0] != noise[1]).all()
+    # Nor does their order get lost.
+    assert run(failures, seeds=(1, 2, 3))[0][1][2] != run(failures, seeds=(2, 1, 3))[0][1][2]
+
+
+def test_a_given_state_stays_the_callers_own() -> None:
+    model = counting_model()
+    branches = Branches(model, Deck([]), 1, horizon=10)
+    branches.use_streams(streams(0))
+    state = model.reset(th.tensor([[7.0]]), generator=th.Generator())
+    branches.restart(state=state)
+    state.obs.fill_(50)
+    np.testing.assert_array_equal(branches.step(th.zeros(1, 1)).obs, [[8]])
+
+
 def test_two_restarts_without_a_step_draw_different_members() -> None:
     branches = Branches(NoisyModel(), uniform, 1, horizon=5)
     branches.use_streams(streams(0))

@@ -1,24 +1,31 @@
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import gymnasium
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from mbrl_wrappers.envs import ModelEnv
-from mbrl_wrappers.types import Limits
+from mbrl_wrappers.models.function import FunctionState
+from mbrl_wrappers.types import Limits, Prediction
 from tests.envs.paths import Deck, counting_model
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 
 def uniform(n: int, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(-0.5, 0.5, (n, 3))
+
+
+def uniform_one(n: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(size=(n, 1))
 
 
 ENVS = {
@@ -178,6 +185,40 @@ def test_actions_out_of_bounds_are_clipped_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert env.step(np.array([-9.0]))[1] == 8
+
+
+class Echo:
+    """A model that takes any action as it comes, and rewards with it."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,))
+    action_space = spaces.Box(-2.0, 6.0, (1,))
+    device = th.device("cpu")
+
+    def reset(self, obs: th.Tensor, *, generator: th.Generator) -> FunctionState:
+        return FunctionState(obs)
+
+    def step(self, state: FunctionState, action: th.Tensor, *, generator: th.Generator):
+        return state, Prediction(state.obs, action[:, 0], action[:, 0] > 1e9)
+
+
+def test_the_gate_clips_for_models_that_do_not() -> None:
+    env = ModelEnv(Echo(), np.zeros((1, 1)), horizon=9)
+    env.reset()
+    with pytest.warns(UserWarning, match="clipped"):
+        rewards = [env.step(np.array([action]))[1] for action in (-50.0, -2.0, 2.0, 6.0, 50.0)]
+    assert rewards == [-1, -1, 0, 1, 1]
+
+
+def test_it_is_pickled_under_way() -> None:
+    model = Echo()
+    for starts in (np.arange(5.0)[:, None], th.arange(5.0)[:, None], uniform_one):
+        env = ModelEnv(model, starts, horizon=4)
+        env.reset(seed=1)
+        env.step(np.zeros(1))
+        twin = pickle.loads(pickle.dumps(env))
+        for one, other in zip(env.step(np.ones(1)), twin.step(np.ones(1)), strict=True):
+            assert one == other
+        assert env.reset()[0] == twin.reset()[0]
 
 
 def test_wrong_use_is_refused() -> None:

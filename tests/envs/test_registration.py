@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium
@@ -11,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from mbrl_wrappers import checkpoint
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, register_envs
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
 from tests.oracle import OracleEnv
 
@@ -65,6 +68,26 @@ def test_make_vec_takes_the_batched_door(path) -> None:
     np.testing.assert_array_equal(env.step(env.action_space.sample())[0], obs + np.array([1, 2, 3]))
     other = gymnasium.make_vec(NAME, num_envs=2, path=path, horizon=3, autoreset_mode="NextStep")
     assert other.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+
+
+def test_the_horizon_may_be_left_out(path) -> None:
+    env = gymnasium.make(NAME, path=path)
+    assert env.unwrapped.horizon == 100
+    assert gymnasium.make_vec(NAME, num_envs=2, path=path).horizon == 100
+
+
+def test_a_fresh_process_finds_it_by_its_long_name(tmp_path) -> None:
+    env = OracleEnv()
+    model = EnsembleDynamics(env.observation_space, env.action_space, hidden=(4,), device="cpu")
+    path = checkpoint.save(model, tmp_path / "small", starts=STARTS)
+    code = (
+        "import sys, gymnasium\n"
+        "env = gymnasium.make('mbrl_wrappers:mbrl_wrappers/Model-v0', path=sys.argv[1], device='cpu')\n"
+        "env.reset(seed=0)\n"
+        "print(*env.step(env.action_space.sample())[0].shape, env.unwrapped.horizon)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert (ran.stdout.strip(), ran.returncode) == ("3 100", 0), ran.stderr
 
 
 def test_the_spec_survives_json(path) -> None:

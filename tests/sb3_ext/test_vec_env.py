@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize, VecTransposeImage
 
 from mbrl_wrappers.envs import ModelEnv
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from sb3_ext.vec_env import ModelVecEnv
 from tests.envs.paths import ACTIONS, CARDS, SAME_STEP, Deck, counting_model
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
@@ -74,6 +76,18 @@ def test_seeds_count_for_the_next_reset_only() -> None:
     env.seed(7)
     np.testing.assert_array_equal(env.reset(), first)
     np.testing.assert_array_equal(env.reset(), onward)
+
+
+def test_it_is_pickled_with_an_array_of_starts() -> None:
+    model = EnsembleDynamics(OracleEnv().observation_space, OracleEnv().action_space, hidden=(4,), device="cpu")
+    env = ModelVecEnv(model, np.arange(30.0).reshape(10, 3) / 30, 3, horizon=2)
+    env.seed(5)
+    env.reset()
+    twin = pickle.loads(pickle.dumps(env))
+    for _ in range(4):  # over restarts, with the model's noise
+        mine, theirs = (each.step(np.zeros((3, 2))) for each in (env, twin))
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
 
 
 def test_options_start_rows_at_given_observations_once() -> None:
