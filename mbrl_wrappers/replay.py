@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_wrappers import checkpoint_file
+from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.space_json import space_from_json, space_to_json
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
 from mbrl_wrappers.types import Transitions
@@ -37,12 +38,11 @@ class TransitionStore:
 
     Raises:
         TypeError: for spaces that models cannot handle.
-        ValueError: if a number is below 1.
+        ValueError: if a number is not an integer of at least 1.
     """
 
     def __init__(self, capacity: int, observation_space: AnySpace, action_space: AnySpace, num_envs: int = 1) -> None:
-        if capacity < 1 or num_envs < 1:
-            raise ValueError(f"capacity and num_envs must be at least 1, got {capacity} and {num_envs}.")
+        capacity, num_envs = at_least("capacity", capacity), at_least("num_envs", num_envs)
         self.observation_space = check_observation_space(observation_space)
         self.codec = ActionCodec(action_space)
         self.num_envs = num_envs
@@ -161,18 +161,44 @@ class TransitionStore:
         manifest, tensors = checkpoint_file.read(checkpoint_file.with_suffix(path))
         if manifest.kind != _KIND:
             raise checkpoint_file.CheckpointError(f"{path} holds a {manifest.kind!r}, not a {_KIND!r}.")
-        config = manifest.config
-        steps = config["steps_seen"]
-        kept = min(steps, -(-config["capacity"] // config["num_envs"]))
-        if any(tensor.shape[:2] != (kept, config["num_envs"]) for tensor in tensors.values()):
-            raise checkpoint_file.CheckpointError(f"{path} is corrupt: its tensors do not have {kept} steps.")
-        observation_space, action_space = (space_from_json(config[f"{k}_space"]) for k in ("observation", "action"))
-        store = cls(config["capacity"], observation_space, action_space, config["num_envs"])
-        store.steps_seen = steps
-        order = store._slots_in_time()
-        for name, array in {**store._arrays(), "last": store._last}.items():
-            array[order] = tensors[name].numpy()
+        try:
+            store = cls._empty_from(manifest.config)
+            store._fill_from(tensors)
+        except (KeyError, TypeError, ValueError, AssertionError, OverflowError, MemoryError) as error:
+            raise checkpoint_file.CheckpointError(f"{path} is corrupt: {_sentence(error)}") from error
         return store
+
+    @classmethod
+    def _empty_from(cls, config: dict[str, Any]) -> Self:
+        """A store without its rows, from a configuration that nobody has checked."""
+        capacity, num_envs = at_least("capacity", config["capacity"]), at_least("num_envs", config["num_envs"])
+        steps = at_least("steps_seen", config["steps_seen"], 0)
+        if steps > np.iinfo(np.int64).max:
+            raise ValueError(f"it cannot have seen {steps} steps.")
+        observation_space = check_observation_space(space_from_json(config["observation_space"]))
+        action_space = space_from_json(config["action_space"])
+        row_bytes = 4 * (2 * observation_space.shape[0] + ActionCodec(action_space).size + 1) + 2
+        if capacity * row_bytes > checkpoint_file.MAX_FILE_BYTES:
+            raise ValueError(f"its capacity of {capacity} rows of {row_bytes} bytes is more than any file holds.")
+        store = cls(capacity, observation_space, action_space, num_envs)
+        store.steps_seen = steps
+        return store
+
+    def _fill_from(self, tensors: dict[str, Tensor]) -> None:
+        """Take the rows of a file, if they are those that this store has room for."""
+        order = self._slots_in_time()
+        columns = {**self._arrays(), "last": self._last}
+        if tensors.keys() != columns.keys():
+            raise ValueError(f"it holds the tensors {sorted(tensors)} and not {sorted(columns)}.")
+        for name, array in columns.items():
+            stored = tensors[name].numpy()
+            if stored.shape != (len(order), *array.shape[1:]) or stored.dtype != array.dtype:
+                raise ValueError(
+                    f"{name!r} is {stored.dtype} of shape {stored.shape}, which is not {len(order)} of its steps."
+                )
+            if not np.isfinite(stored).all():
+                raise ValueError(f"{name!r} has a number that is not finite.")
+            array[order] = stored
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {
@@ -218,3 +244,8 @@ class TransitionStore:
             if not np.issubdtype(array.dtype, np.integer) or (array < first).any() or (array >= beyond).any():
                 raise ValueError(f"Step {self.steps_seen}: {array} are not actions of {self.codec.action_space}.")
         return array
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception says, as the end of a sentence."""
+    return f"{error.args[0]!r} is missing." if isinstance(error, KeyError) else str(error) or type(error).__name__

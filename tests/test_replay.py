@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from mbrl_wrappers import checkpoint_file
 from mbrl_wrappers.checkpoint_file import CheckpointError
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.types import Transitions
@@ -197,6 +198,67 @@ def test_damaged_and_foreign_files_are_refused(tmp_path) -> None:
         TransitionStore.load(path)
     zipfile.ZipFile(path, "w").close()
     with pytest.raises(CheckpointError):
+        TransitionStore.load(path)
+
+
+def altered(path, tensors=None, **config) -> None:
+    """Write the file anew, as an honest writer of other contents would."""
+    manifest, stored = checkpoint_file.read(path)
+    stored = {**stored, **(tensors or {})}
+    kept = {name: tensor for name, tensor in stored.items() if tensor is not None}
+    checkpoint_file.write(path, manifest.kind, {**manifest.config, **config}, kept)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"capacity": 1e13}, "capacity must be an integer of at least"),
+        ({"capacity": 10**13}, "more than any file holds"),
+        ({"capacity": 10**30}, "more than any file holds"),
+        ({"capacity": "x"}, "capacity must be an integer of at least"),
+        ({"capacity": True}, "capacity must be an integer of at least"),
+        ({"capacity": 0}, "capacity must be an integer of at least"),
+        ({"capacity": 3}, "not 3 of its steps"),
+        ({"num_envs": 0}, "num_envs must be an integer of at least"),
+        ({"num_envs": 2}, "of its steps"),
+        ({"steps_seen": -1}, "steps_seen must be an integer of at least"),
+        ({"steps_seen": 4}, "not 4 of its steps"),
+        ({"steps_seen": 10**25}, "cannot have seen"),
+        ({"observation_space": None}, "not the description of a space"),
+        ({"observation_space": {"type": "Discrete", "n": 3, "start": 0, "dtype": "int64"}}, "not supported"),
+        ({"observation_space": {"type": "Box", "shape": [10**9], "dtype": "float32"}}, "description of a space"),
+        ({"action_space": {"type": "Discrete", "n": 3, "start": 0, "dtype": "int64"}}, "'action' is float32"),
+        ({"action_space": {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"}}, "positive"),
+    ],
+)
+def test_a_file_cannot_ask_for_an_impossible_store(config, message, tmp_path) -> None:
+    store = TransitionStore(8, OBS_SPACE, ACTION_SPACE)
+    fill(store, 5)
+    path = store.save(tmp_path / "real")
+    altered(path, **config)
+    with pytest.raises(CheckpointError, match=f"real.* is corrupt: .*{message}"):
+        TransitionStore.load(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"reward": None}, r"holds the tensors \['action', 'last', 'next_obs', 'obs', 'terminated'\]"),
+        ({"extra": th.zeros(5, 1)}, "holds the tensors"),
+        ({"obs": th.zeros(5, 1, 3)}, r"'obs' is float32 of shape \(5, 1, 3\)"),
+        ({"obs": th.zeros(5, 1, 2, dtype=th.float64)}, "'obs' is float64"),
+        ({"reward": th.full((5, 1), th.nan)}, "'reward' has a number that is not finite"),
+        ({"reward": th.zeros(5, 1, dtype=th.bfloat16)}, "corrupt"),
+    ],
+)
+def test_tensors_that_do_not_belong_are_refused(tensors, message, tmp_path) -> None:
+    store = TransitionStore(8, OBS_SPACE, ACTION_SPACE)
+    fill(store, 5)
+    path = store.save(tmp_path / "real")
+    altered(path)
+    TransitionStore.load(path)  # as it was
+    altered(path, tensors)
+    with pytest.raises(CheckpointError, match=message):
         TransitionStore.load(path)
 
 

@@ -10,6 +10,7 @@ import torch as th
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
 from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows
 from mbrl_wrappers.seeding import torch_generator
@@ -80,7 +81,7 @@ class Branches:
         self.observation_space = check_observation_space(model.observation_space)
         self.action_space = check_action_space(model.action_space)
         self.obs_dim = int(self.observation_space.shape[0])
-        self.num_rows = _at_least_one("num_envs", num_rows)
+        self.num_rows = at_least("num_envs", num_rows)
         self.horizon = horizon
         self.num_invalid = 0
         self._draw_starts = start_sampler(starts, self.obs_dim)
@@ -99,7 +100,7 @@ class Branches:
 
     @horizon.setter
     def horizon(self, value: int) -> None:
-        self._horizon = _at_least_one("horizon", value)
+        self._horizon = at_least("horizon", value)
 
     @property
     def obs(self) -> NDArray[Any]:
@@ -249,9 +250,3 @@ class Branches:
 def _combined(seeds: Sequence[int]) -> int:
     """One seed of all in their order: equal ones do not cancel, as they would under xor."""
     return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 2)
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-    return int(value)
