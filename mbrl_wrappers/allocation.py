@@ -11,6 +11,7 @@ import torch as th
 from torch.overrides import TorchFunctionMode
 
 SLACK_ELEMENTS = 2**26
+SLACK_TENSORS = 1024
 COPIES = 8
 
 _FACTORIES: frozenset[Callable[..., Any]] = frozenset(
@@ -19,24 +20,29 @@ _FACTORIES: frozenset[Callable[..., Any]] = frozenset(
 
 
 @contextmanager
-def allocation_limit(stored: int) -> Iterator[None]:
-    """Refuse tensors far beyond the ``stored`` elements that a file holds, before their memory is taken.
+def allocation_limit(elements: int, tensors: int) -> Iterator[None]:
+    """Refuse tensors far beyond what a file holds, before their memory and the time to make them is taken.
 
-    A configuration is a few characters and can ask for layers of terabytes. An honest model needs a few copies of
-    its own tensors: one of initial weights, one that is loaded into them, perhaps one of the best so far.
+    A configuration is a few characters and can ask for layers of terabytes, or for a million layers. An honest model
+    needs a few copies of its own tensors: one of initial weights, one that is loaded into them, perhaps one of the
+    best so far.
+
+    Args:
+        elements: of all tensors in the file together.
+        tensors: how many there are.
 
     Raises:
-        ValueError: inside the block, when the sum of all new tensors passes the limit.
+        ValueError: inside the block, when the new tensors pass a limit.
     """
-    with _Counting(COPIES * stored + SLACK_ELEMENTS):
+    with _Counting(COPIES * elements + SLACK_ELEMENTS, COPIES * tensors + SLACK_TENSORS):
         yield
 
 
 class _Counting(TorchFunctionMode):
-    def __init__(self, limit: int) -> None:
+    def __init__(self, max_elements: int, max_tensors: int) -> None:
         super().__init__()
-        self._limit = limit
-        self._taken = 0
+        self._max_elements, self._max_tensors = max_elements, max_tensors
+        self._elements = self._tensors = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -46,10 +52,11 @@ class _Counting(TorchFunctionMode):
             # On the meta device a tensor has a shape and no memory; generators and outputs have no place there.
             plain = {key: value for key, value in kwargs.items() if key not in ("generator", "out")}
             described = func(*args, **{**plain, "device": "meta"})
-            self._taken += math.prod(described.shape)
-            if self._taken > self._limit:
+            self._elements += math.prod(described.shape)
+            self._tensors += 1
+            if self._elements > self._max_elements or self._tensors > self._max_tensors:
                 raise ValueError(
-                    f"The configuration in the file asks for more than {self._limit} tensor elements, "
-                    "far beyond what the file holds: the file is corrupt or malicious."
+                    f"The configuration in the file asks for more than {self._max_elements} tensor elements or "
+                    f"{self._max_tensors} tensors, far beyond what the file holds: the file is corrupt or malicious."
                 )
         return func(*args, **kwargs)

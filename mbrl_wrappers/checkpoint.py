@@ -19,6 +19,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -40,7 +41,13 @@ from mbrl_wrappers.checkpoint_file import (
     write,
 )
 from mbrl_wrappers.space_json import space_from_json, space_to_json
-from mbrl_wrappers.stored_functions import describe_function, is_registered, register_function, restore_function
+from mbrl_wrappers.stored_functions import (
+    FunctionNeeded,
+    describe_function,
+    is_registered,
+    register_function,
+    restore_function,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +59,7 @@ __all__ = [
     "JSON",
     "SUFFIX",
     "CheckpointError",
+    "FunctionNeeded",
     "Manifest",
     "Storable",
     "TensorRecord",
@@ -160,7 +168,8 @@ def load(path: str | os.PathLike[str], *, device: th.device | str = "auto", **ov
     Raises:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if ``path`` is a folder.
-        CheckpointError: if the file is truncated, corrupt, too new, or of an unknown kind.
+        CheckpointError: if the file is truncated, corrupt, too new, of an unknown kind, or describes no model.
+        FunctionNeeded: if a function that the file only names must be among ``overrides``.
         TypeError: if the class of the model does not take one of ``overrides``.
     """
     manifest, tensors = read(with_suffix(path))
@@ -179,8 +188,17 @@ def load(path: str | os.PathLike[str], *, device: th.device | str = "auto", **ov
     _warn_of_other_physics(path, manifest)
     prefix = len(_MODEL_PREFIX)
     mine = {name[prefix:]: tensor for name, tensor in tensors.items() if name.startswith(_MODEL_PREFIX)}
-    with allocation_limit(sum(tensor.numel() for tensor in mine.values())):
-        return cls.from_checkpoint(manifest.config, mine, device=resolve_device(device), **overrides)
+    where = resolve_device(device)
+    th.empty(0, device=where)  # a device that is not there is no fault of the file's, and says so itself
+    try:
+        with allocation_limit(sum(tensor.numel() for tensor in mine.values()), len(mine)):
+            return cls.from_checkpoint(manifest.config, mine, device=where, **overrides)
+    except FunctionNeeded:
+        raise
+    except Exception as error:
+        # What is in the file is somebody's claim: any fault that it leads to is the file's.
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise CheckpointError(f"{path} cannot be rebuilt: {shorten(said, 600)}") from error
 
 
 def load_starts(path: str | os.PathLike[str]) -> NDArray[Any] | None:

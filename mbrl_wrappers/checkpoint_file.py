@@ -165,7 +165,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Manifest, dict[str, Any]]:
         header = json.loads(file.read(length))
         metadata = header.pop("__metadata__")
         text, digest = metadata["manifest"], metadata["sha256"]
-        ours = metadata["format"] == FORMAT
+        ours = metadata["format"] == FORMAT and isinstance(text, str)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated, corrupt or no model file: it has no manifest.") from error
     if not ours or _sha256(text.encode()) != digest:
@@ -175,9 +175,9 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Manifest, dict[str, Any]]:
     return manifest, header
 
 
-def _parse_manifest(path: Path, text: str) -> Manifest:
+def _parse_manifest(path: Path, written: str) -> Manifest:
     try:
-        fields = json.loads(text)
+        fields = json.loads(written)
         number = fields["format_version"]
         if number > FORMAT_VERSION:
             raise CheckpointError(
@@ -188,8 +188,14 @@ def _parse_manifest(path: Path, text: str) -> Manifest:
             name: TensorRecord(entry["dtype"], tuple(entry["shape"]), entry["sha256"])
             for name, entry in fields.pop("tensors").items()
         }
-        return Manifest(tensors=records, **fields)
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+        manifest = Manifest(tensors=records, **fields)
+        texts = (manifest.kind, manifest.library_version, manifest.created, *manifest.versions.values())
+        if not (isinstance(manifest.config, dict) and all(isinstance(text, str) for text in texts)):
+            raise TypeError("A field of the manifest is of another type.")
+        return manifest
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path} is corrupt: its manifest is not one of format {FORMAT_VERSION}.") from error
 
 

@@ -23,7 +23,11 @@ def within(name: str, value: object, low: float, high: float = math.inf) -> floa
     Raises:
         ValueError: otherwise.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and low <= value <= high):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not (math.isfinite(value) and low <= float(value) <= high)
+    ):
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise ValueError(f"{name} must be a finite number of at least {low:g}{upper}, got {value!r}.")
     return float(value)

@@ -26,6 +26,10 @@ C = TypeVar("C", bound=type[Any])
 _FUNCTIONS: dict[str, type[Any]] = {}
 
 
+class FunctionNeeded(ValueError):
+    """A file names a function that it does not hold: whoever loads the file must bring it along."""
+
+
 def register_function(cls: C) -> C:
     """Make the instances of a frozen dataclass storable under the name of their class.
 
@@ -66,18 +70,18 @@ def restore_function(described: dict[str, Any] | None) -> Callable[..., Any] | N
     """Rebuild the function that :func:`describe_function` described; ``None`` for ``None``.
 
     Raises:
-        ValueError: if the function was not registered when it was described, or is not registered now.
+        FunctionNeeded: if the function was not registered when it was described, or is not registered now.
     """
     if described is None:
         return None
     name, constants = described["name"], described["constants"]
     if constants is None:
-        raise ValueError(
+        raise FunctionNeeded(
             f"The model was saved with the function {name!r}, which is not stored in the file: pass it again, "
             "as in load(path, reward_fn=...), or make it a frozen dataclass with @register_function before saving."
         )
     if name not in _FUNCTIONS:
-        raise ValueError(
+        raise FunctionNeeded(
             f"The model was saved with the function {name!r}, which is not registered here: import the module that "
             "defines it before loading, or pass another in its place, as in load(path, reward_fn=...)."
         )

@@ -215,7 +215,7 @@ class DynaCallback(BaseCallback):
         self._log_rollout(rollout, length, buffer)
         if rollout.num_dropped > max(rollout.transitions.num_rows, 1):
             warnings.warn(
-                f"{rollout.num_dropped} of the model's predictions were dropped and {rollout.transitions.num_rows} kept: "
+                f"{rollout.num_dropped} predictions of the model were dropped and {rollout.transitions.num_rows} kept: "
                 "they were not finite or far outside the real data. Look at model/r2_* in the log, scale the "
                 "observations, or begin with more random steps (learning_starts).",
                 stacklevel=2,

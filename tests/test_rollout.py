@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -116,6 +118,50 @@ def test_limits_widen_the_data_and_leave_room_in_constant_dimensions() -> None:
     assert (float(limits.reward_low), float(limits.reward_high)) == (0.0, 4.0)
 
 
+def model_that(step: Any) -> FunctionModel:
+    env = OracleEnv()
+    return FunctionModel(env.observation_space, env.action_space, step)
+
+
+def test_flags_and_numbers_of_other_dtypes_are_converted() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        next_obs, reward, terminated = oracle_step(obs, action)
+        return next_obs.double(), reward.double(), terminated.int()
+
+    starts = th.linspace(-0.99, 0.99, 30)[:, None].expand(30, 3).contiguous()
+
+    def roll(model: FunctionModel) -> Any:
+        return branched_rollout(model, random_policy, starts, 4, generator=th.Generator().manual_seed(0))
+
+    ours, plain = roll(model_that(step)), roll(model_that(oracle_step))
+    assert ours.branch.tolist() == plain.branch.tolist()
+    assert plain.transitions.terminated.any()
+    assert [column.dtype for column in ours.transitions] == [column.dtype for column in plain.transitions]
+
+
+def test_predictions_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        branched_rollout(
+            model_that(lambda obs, action: (obs, obs[:, :1], obs[:, 0] > 9)),
+            random_policy,
+            th.zeros(4, 3),
+            1,
+            generator=th.Generator(),
+        )
+
+
+def test_infinity_passes_no_limits_and_bad_actions_are_dropped() -> None:
+    wide = Limits(th.full((3,), -th.inf), th.full((3,), th.inf), th.tensor(-th.inf), th.tensor(th.inf))
+    infinite = model_that(lambda obs, action: (obs + th.inf, obs[:, 0], obs[:, 0] > 9))
+    out = branched_rollout(infinite, random_policy, th.zeros(4, 3), 1, generator=th.Generator(), limits=wide)
+    assert (out.transitions.num_rows, out.num_dropped) == (0, 4)
+    still = model_that(lambda obs, action: (obs, obs[:, 0], obs[:, 0] > 9))
+    out = branched_rollout(
+        still, lambda obs, generator: th.full((len(obs), 2), th.nan), th.zeros(4, 3), 1, generator=th.Generator()
+    )
+    assert (out.transitions.num_rows, out.num_dropped) == (0, 4)
+
+
 @pytest.mark.parametrize(
     ("starts", "length", "message"),
     [
@@ -123,6 +169,7 @@ def test_limits_widen_the_data_and_leave_room_in_constant_dimensions() -> None:
         (th.zeros(3, 4), 1, "shape"),
         (th.full((2, 3), th.nan), 1, "finite"),
         (th.zeros(2, 3), 0, "at least 1"),
+        (th.zeros(0, 3), 1, "empty"),
     ],
 )
 def test_wrong_use_says_what_to_do(starts: Tensor, length: int, message: str) -> None:

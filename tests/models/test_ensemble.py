@@ -165,6 +165,18 @@ def test_odd_batches_and_no_rows_are_fine() -> None:
         assert prediction.terminated.shape == (rows,)
 
 
+def test_many_rows_are_predicted_in_chunks_that_keep_their_order() -> None:
+    model = make_model(propagation="mean")
+    obs = th.linspace(-1, 1, 40_000)[:, None].expand(-1, 3).contiguous()
+    action = th.linspace(1, -1, 40_000)[:, None].expand(-1, 2).contiguous()
+    with th.no_grad():
+        state, whole = model.step(model.reset(obs, generator=generator()), action, generator=generator())
+        _, part = model.step(model.reset(obs[30_000:], generator=generator()), action[30_000:], generator=generator())
+    th.testing.assert_close(whole.next_obs[30_000:], part.next_obs)
+    assert th.equal(state.obs, whole.next_obs)
+    assert whole.terminated.shape == whole.reward.shape == (40_000,)
+
+
 def test_saving_and_loading_gives_bit_equal_predictions(tmp_path: Path) -> None:
     model = make_model(termination_fn=never_terminates, propagation="ts1")
     model.set_statistics(make_rows())

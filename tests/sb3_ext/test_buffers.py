@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers import Transitions
 from sb3_ext import MixedReplayBuffer
 from sb3_ext.synthetic import SyntheticBuffer
+from tests.oracle import OracleEnv
 
 OBS = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 ACTION = spaces.Box(np.array([-0.4, 0.0], np.float32), np.array([0.4, 3.0], np.float32))
@@ -111,6 +114,32 @@ def test_rows_stay_together_when_they_are_shuffled() -> None:
     th.testing.assert_close(samples.rewards[real, 0].double(), samples.observations[real, 0])
     assert (samples.observations[~real] == -1).all()
     assert (samples.dones[real, 0] == (samples.observations[real, 0] == 3)).all()  # the time limit is masked
+
+
+def test_real_and_synthetic_rows_are_normalised_alike() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: TimeLimit(OracleEnv(), 5)]))
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 2.0]), np.array([4.0, 9.0])  # type: ignore[union-attr]
+    env.ret_rms.var = np.array(25.0)
+    env.clip_reward, env.epsilon = 100.0, 0.0
+    buffer = make_buffer(real_ratio=0.5)
+    fill(buffer, 15)
+    buffer.synthetic.add_batch(imagined(50, value=-7.0)._replace(next_obs=th.full((50, 2), -3.0)))
+    samples = buffer.sample(60, env=env)
+    synthetic = samples.rewards[:, 0] < 0
+    assert int(synthetic.sum()) == 30
+    th.testing.assert_close(samples.observations[synthetic].float(), th.tensor([[-4.0, -3.0]]).expand(30, 2))
+    th.testing.assert_close(samples.next_observations[synthetic].float(), th.tensor([[-2.0, -5 / 3]]).expand(30, 2))
+    th.testing.assert_close(samples.rewards[synthetic], th.full((30, 1), -7 / 5))
+    real = samples.rewards[~synthetic, 0] * 5  # the reward of step t is t, its observation [t, 0]
+    th.testing.assert_close(samples.observations[~synthetic, 0].float(), (real - 1) / 2)
+    th.testing.assert_close(samples.next_observations[~synthetic, 0].float(), real / 2)
+
+
+def test_a_reset_that_no_flag_announces_still_ends_the_sequence() -> None:
+    buffer = make_buffer()
+    fill(buffer, 3)
+    fill(buffer, 2, first=10)
+    assert buffer.real_transitions().last.tolist() == [False, False, True, False, True]
 
 
 def test_real_transitions_in_time_order_per_environment() -> None:
@@ -239,7 +268,7 @@ def test_non_finite_rows_are_refused_at_the_door(where: str, value: float) -> No
         ({"optimize_memory_usage": True}, "optimize_memory_usage"),
         ({"handle_timeout_termination": False}, "handle_timeout_termination"),
         ({"real_ratio": 1.5}, "real_ratio"),
-        ({"synthetic_size": 0}, "capacity"),
+        ({"synthetic_size": 0}, "synthetic_size"),
     ],
 )
 def test_impossible_settings_raise_at_construction(kwargs: dict[str, Any], message: str) -> None:

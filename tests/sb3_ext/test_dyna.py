@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, EveryNTimesteps
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
-from mbrl_wrappers import EnsembleDynamics, FitConfig, RolloutLength, Trainer
+from mbrl_wrappers import EnsembleDynamics, FitConfig, FunctionModel, RolloutLength, Trainer
 from sb3_ext import AgentPolicy, DynaCallback, DynaConfig, MixedReplayBuffer
+from sb3_ext.default_model import known_functions
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 SMALL = DynaConfig(model_train_freq=20, rollout_freq=10, rollouts_per_step=3, retain_steps=20, min_real_rows=20)
@@ -60,7 +63,7 @@ def weights(agent: BaseAlgorithm) -> th.Tensor:
 # --- transparency -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", [SAC, TD3, TQC])
+@pytest.mark.parametrize("algorithm", CONTINUOUS)
 def test_with_ratio_one_the_agent_ends_bit_equal_to_stock(algorithm: type[BaseAlgorithm]) -> None:
     stock = make_agent(algorithm, oracle_env(), replay_buffer_class=ReplayBuffer)
     stock.learn(80)
@@ -80,36 +83,49 @@ def test_with_nothing_synthetic_the_agent_ends_bit_equal_to_stock() -> None:
     assert th.equal(weights(stock), weights(mixed))
 
 
-def test_dqn_is_transparent_too() -> None:
-    stock = make_agent(DQN, oracle_env(True), replay_buffer_class=ReplayBuffer)
+@pytest.mark.parametrize("algorithm", DISCRETE)
+def test_value_agents_are_transparent_too(algorithm: type[BaseAlgorithm]) -> None:
+    stock = make_agent(algorithm, oracle_env(True), replay_buffer_class=ReplayBuffer)
     stock.learn(80)
-    mixed = make_agent(DQN, oracle_env(True), replay_buffer_kwargs={"real_ratio": 1.0})
+    mixed = make_agent(algorithm, oracle_env(True), replay_buffer_kwargs={"real_ratio": 1.0})
     mixed.learn(80, callback=small_callback(oracle_env(True)))
     assert th.equal(weights(stock), weights(mixed))
 
 
-def test_one_seed_gives_identical_weights_whatever_draws_in_between() -> None:
-    class Disturbance(BaseCallback):
-        """Foreign code that uses the global streams politely: it restores them, but calls happen in between."""
-
-        def _on_step(self) -> bool:
-            numpy_state, torch_state = np.random.get_state(), th.get_rng_state()  # noqa: NPY002
-            np.random.rand(self.n_calls)  # noqa: NPY002
-            th.rand(self.n_calls)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            th.set_rng_state(torch_state)
-            return True
-
-    def run(foreign: bool) -> tuple[th.Tensor, th.Tensor]:
+def test_one_seed_gives_identical_weights() -> None:
+    def run() -> tuple[th.Tensor, th.Tensor]:
         agent = make_agent(SAC, oracle_env())
         callback = small_callback(oracle_env(), seed=3)
-        agent.learn(80, callback=[callback, Disturbance()] if foreign else callback)
+        agent.learn(80, callback=callback)
         assert isinstance(callback.dynamics, EnsembleDynamics)
         return weights(agent), th.nn.utils.parameters_to_vector(callback.dynamics.parameters()).detach()
 
-    first, second = run(False), run(True)
+    first = run()
+    np.random.rand(13)  # noqa: NPY002
+    th.rand(17)
+    second = run()
     assert th.equal(first[0], second[0])
     assert th.equal(first[1], second[1])
+
+
+def test_the_model_ends_the_same_whatever_draws_from_the_global_streams_in_between() -> None:
+    class Disturbance(BaseCallback):
+        def _on_rollout_end(self) -> None:
+            np.random.rand(self.num_timesteps)  # noqa: NPY002
+            th.rand(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return True
+
+    def run(*callbacks: BaseCallback) -> th.Tensor:
+        agent = make_agent(SAC, oracle_env(), learning_starts=81)  # random actions, from the action space's own stream
+        callback = small_callback(oracle_env(), seed=3)
+        agent.learn(80, callback=[callback, *callbacks])
+        callback._fit(agent.replay_buffer)
+        assert isinstance(callback.dynamics, EnsembleDynamics)
+        return th.nn.utils.parameters_to_vector(callback.dynamics.parameters()).detach()
+
+    assert th.equal(run(), run(Disturbance()))
 
 
 def test_model_draws_do_not_depend_on_the_global_streams() -> None:
@@ -159,6 +175,25 @@ def test_every_agent_trains_on_the_mix(algorithm: type[BaseAlgorithm], n_envs: i
     real = buffer.real_transitions().obs.numpy()
     assert (raw.min(0) >= real.min(0) - 1e-6).all()  # branch starts are raw real states, also under VecNormalize
     assert (raw.max(0) <= real.max(0) + 1e-6).all()
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_an_sbx_agent_is_transparent_too(normalize: bool) -> None:
+    sbx = pytest.importorskip("sbx", reason="needs pip install 'mbrl-wrappers[sbx]'")
+
+    def trained(callback: DynaCallback | None, **kwargs: Any) -> list[Any]:
+        env: Any = DummyVecEnv([oracle_env])
+        agent = make_agent(sbx.SAC, VecNormalize(env) if normalize else env, **kwargs)
+        agent.learn(50, callback=callback)
+        import jax
+
+        return jax.tree.leaves((agent.policy.actor_state.params, agent.policy.qf_state.params))
+
+    stock = trained(None, replay_buffer_class=ReplayBuffer)
+    callback = small_callback(oracle_env())
+    mixed = trained(callback, replay_buffer_kwargs={"real_ratio": 1.0})
+    assert callback._fits == 2
+    assert all((a == b).all() for a, b in zip(stock, mixed, strict=True))
 
 
 @pytest.mark.slow
@@ -303,6 +338,82 @@ def _Recorder(seen: dict[str, Any]) -> Any:
     return Recorder(None, [])
 
 
+def test_a_second_learn_goes_on_with_the_schedule() -> None:
+    agent = make_agent(SAC, oracle_env())
+    callback = small_callback(oracle_env())
+    agent.learn(20, callback=callback)
+    for _ in range(15):
+        agent.learn(4, callback=callback, reset_num_timesteps=False)
+    assert agent.num_timesteps == 80
+    assert callback._fits == 4  # at 20, 40, 60 and 80
+
+
+def test_nothing_is_fitted_before_learning_starts() -> None:
+    agent = make_agent(SAC, oracle_env(), learning_starts=50)
+    callback = small_callback(oracle_env())
+    agent.learn(49, callback=callback)
+    assert callback._fits == 0
+    agent.learn(2, callback=callback, reset_num_timesteps=False)
+    assert callback._fits == 1
+
+
+def test_the_first_fit_has_a_cap_of_its_own() -> None:
+    caps = []
+
+    class Spy(Trainer):
+        def fit(self, *args: Any, **kwargs: Any) -> Any:
+            caps.append(kwargs["max_gradient_steps"])
+            return super().fit(*args, **kwargs)
+
+    env = oracle_env()
+    dynamics = EnsembleDynamics(env.observation_space, env.action_space, hidden=(8,), device="cpu")
+    config = replace(SMALL, first_fit_gradient_steps=9)
+    callback = DynaCallback(dynamics, config, trainer=Spy(dynamics, FitConfig(max_gradient_steps=2)))
+    make_agent(SAC, env).learn(60, callback=callback)
+    assert caps == [9, None, None]
+
+
+def test_a_ring_that_is_too_small_takes_fewer_branches_and_not_only_their_ends() -> None:
+    agent = make_agent(SAC, oracle_env(), replay_buffer_kwargs={"synthetic_size": 12})
+    config = replace(SMALL, rollouts_per_step=100, rollout_length=3)
+    agent.learn(20, callback=small_callback(oracle_env(), config))
+    synthetic = agent.replay_buffer.synthetic
+    assert synthetic.capacity == 12
+    rows = synthetic.take(np.arange(len(synthetic))).obs
+    real = {tuple(row) for row in agent.replay_buffer.real_transitions().obs.tolist()}
+    assert sum(tuple(row) in real for row in rows.tolist()) == 4
+
+
+def test_the_capacity_follows_the_branch_length() -> None:
+    agent = make_agent(SAC, oracle_env())
+    agent.learn(30, callback=small_callback(oracle_env(), replace(SMALL, rollout_length=4)))
+    assert agent.replay_buffer.synthetic.capacity == 3 * 20 * 4
+
+
+def test_noise_of_a_deterministic_actor_is_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stds = []
+    original = AgentPolicy.__init__
+
+    def init(self: AgentPolicy, agent: Any, **kwargs: Any) -> None:
+        stds.append(kwargs["noise_std"])
+        original(self, agent, **kwargs)
+
+    monkeypatch.setattr(AgentPolicy, "__init__", init)
+    make_agent(TD3, oracle_env()).learn(
+        25, callback=small_callback(oracle_env(), replace(SMALL, policy_noise_std=0.33))
+    )
+    assert set(stds) == {0.33}
+
+
+def test_a_model_whose_predictions_are_dropped_says_so() -> None:
+    env = OracleEnv()
+    broken = FunctionModel(
+        env.observation_space, env.action_space, lambda obs, action: (obs + th.nan, obs[:, 0], obs[:, 0] > 9)
+    )
+    with pytest.warns(UserWarning, match="predictions of the model were dropped and 0 kept"):
+        make_agent(SAC, oracle_env()).learn(25, callback=DynaCallback(broken, SMALL))
+
+
 # --- the default model ------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +436,26 @@ def test_an_unknown_task_falls_back_to_learning_both() -> None:
     assert isinstance(callback.dynamics, EnsembleDynamics)
     assert callback.dynamics.termination_fn is None
     assert callback.dynamics.reward_fn is None
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_environments_in_other_processes_are_looked_into_by_their_spec(wrapped: bool) -> None:
+    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "spawn"})
+    try:
+        callback = DynaCallback()
+        callback.init_callback(make_agent(SAC, VecNormalize(env) if wrapped else env))
+        assert isinstance(callback.dynamics, EnsembleDynamics)
+        assert callback.dynamics.reward_fn is not None
+        assert callback.dynamics.termination_fn is not None
+    finally:
+        env.close()
+
+
+def test_a_wrapper_of_the_vector_that_hides_the_task_means_learning_both() -> None:
+    env = VecFrameStack(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")]), 2)
+    known = known_functions(env)
+    assert (known.reward_fn, known.termination_fn) == (None, None)
+    assert "VecFrameStack" in known.notes[0]
 
 
 def test_dict_observations_work_flattened() -> None:
@@ -385,6 +516,17 @@ def test_the_policys_actions_are_the_agents_own_in_model_units() -> None:
     np.testing.assert_allclose(actions.numpy(), 2 * (expected - low) / (high - low) - 1, atol=1e-5)
 
 
+def test_the_policy_sees_normalised_observations_and_never_updates_the_statistics() -> None:
+    env = VecNormalize(DummyVecEnv([oracle_env]))
+    agent = make_agent(SAC, env)
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 2.0, 3.0]), np.array([4.0, 9.0, 0.25])  # type: ignore[union-attr]
+    obs = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    actions = AgentPolicy(agent, deterministic=True)(th.as_tensor(obs), generator=th.Generator())
+    expected, _ = agent.predict(env.normalize_obs(obs), deterministic=True)
+    np.testing.assert_allclose(actions.numpy(), AgentPolicy(agent).codec.from_env(expected).numpy(), atol=1e-6)
+    assert env.obs_rms.mean.tolist() == [1.0, 2.0, 3.0]  # type: ignore[union-attr]
+
+
 # --- wrong use --------------------------------------------------------------------------------------------------------
 
 
@@ -428,12 +570,25 @@ def test_a_buffer_of_another_task_is_refused(tmp_path: Path) -> None:
         agent.learn(10, callback=small_callback(oracle_env()))
 
 
+def test_gsde_is_refused() -> None:
+    with pytest.raises(ValueError, match="gSDE"):
+        make_agent(SAC, oracle_env(), use_sde=True).learn(10, callback=DynaCallback())
+
+
 def test_contradictory_arguments_are_refused() -> None:
     env = oracle_env()
     with pytest.raises(ValueError, match="default model"):
         DynaCallback(oracle_model(env), reward_fn=lambda obs, action, next_obs: obs[:, 0])
     with pytest.raises(ValueError, match="another model"):
         DynaCallback(oracle_model(env), trainer=small_callback(env).trainer)
-    for kwargs in ({"model_train_freq": 0}, {"rollouts_per_step": 0}, {"rollout_length": 0}):
+    for kwargs in (
+        {"model_train_freq": 0},
+        {"model_train_freq": 250.5},
+        {"rollouts_per_step": 0},
+        {"rollout_length": 0},
+        {"rollout_length": 2.0},
+        {"first_fit_gradient_steps": -5},
+        {"policy_noise_std": float("nan")},
+    ):
         with pytest.raises(ValueError, match=next(iter(kwargs))):
             DynaConfig(**kwargs)  # type: ignore[arg-type]

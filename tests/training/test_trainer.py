@@ -8,9 +8,11 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions
+from mbrl_wrappers.models.ensemble import Batch
 from mbrl_wrappers.tasks import never_terminates
 from mbrl_wrappers.training.dataset import bootstrap_rows, shuffled_batches, split_holdout
 from mbrl_wrappers.training.trainer import BestWeights
+from sb3_ext import MixedReplayBuffer
 from tests.oracle import OracleEnv, oracle_reward, oracle_step
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -95,17 +97,37 @@ def test_best_weights_are_kept_member_by_member() -> None:
     assert best.errors.tolist() == pytest.approx([0.497, 1.0, 1.0])
 
 
-def test_holdout_is_random_capped_seeded_and_stays_held_out_as_data_grow() -> None:
-    small, large = split_holdout(1000, 0.2, 5000, seed=0), split_holdout(1100, 0.2, 5000, seed=0)
-    assert len(small.holdout) == 200
-    assert len(large.holdout) == 220
-    assert not set(small.holdout.tolist()) & set(small.train.tolist())
-    assert len(set(small.holdout.tolist()) | set(small.train.tolist())) == 1000
-    assert 400 < float(small.holdout.double().mean()) < 600  # not the newest fifth
-    kept = set(small.holdout.tolist()) & set(large.holdout.tolist())
-    assert len(kept) > 190
-    assert len(split_holdout(100_000, 0.2, 5000, seed=0).holdout) == 5000
-    assert split_holdout(1000, 0.2, 5000, seed=1).holdout.tolist() != small.holdout.tolist()
+def test_holdout_is_random_capped_seeded_and_never_all_rows() -> None:
+    split = split_holdout(th.arange(1000), 0.2, 5000, seed=0)
+    assert 160 < len(split.holdout) < 240
+    assert not set(split.holdout.tolist()) & set(split.train.tolist())
+    assert len(set(split.holdout.tolist()) | set(split.train.tolist())) == 1000
+    assert 400 < float(split.holdout.double().mean()) < 600  # not the newest fifth
+    assert len(split_holdout(th.arange(100_000), 0.2, 5000, seed=0).holdout) == 5000
+    assert split_holdout(th.arange(1000), 0.2, 5000, seed=1).holdout.tolist() != split.holdout.tolist()
+    for ratio in (0.001, 0.999):
+        tiny = split_holdout(th.arange(10), ratio, 5000, seed=0)
+        assert len(tiny.holdout) >= 1
+        assert len(tiny.train) >= 1
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("capacity", [10_000, 900])
+def test_a_row_that_was_held_out_is_never_learned_from_later(n_envs: int, capacity: int) -> None:
+    buffer = MixedReplayBuffer(capacity, BOX, OracleEnv().action_space, device="cpu", n_envs=n_envs)
+    learned: set[float] = set()
+    stamp = 0.0
+    for _ in range(4):
+        for _ in range(600 // n_envs):
+            reward = stamp + np.arange(n_envs)
+            stamp += n_envs
+            zero = np.zeros((n_envs, 3))
+            buffer.add(zero, zero, np.zeros((n_envs, 2)), reward, np.zeros(n_envs), [{}] * n_envs)
+        rows = buffer.real_transitions()
+        assert rows.reward.tolist() == buffer.row_ids().tolist()  # the stamp is the order of collection
+        split = split_holdout(buffer.row_ids(), 0.2, 5000, seed=0)
+        assert not learned & set(rows.reward[split.holdout].tolist())
+        learned |= set(rows.reward[split.train].tolist())
 
 
 def test_bootstrap_is_drawn_once_and_only_its_order_changes_between_epochs() -> None:
@@ -124,7 +146,7 @@ def test_bootstrap_is_drawn_once_and_only_its_order_changes_between_epochs() -> 
 
 def test_statistics_come_from_training_rows_only() -> None:
     rows = oracle_rows(100)
-    split = split_holdout(100, 0.2, 5000, seed=Trainer(make_model(), seed=1)._split_seed)
+    split = split_holdout(th.arange(100), 0.2, 5000, seed=Trainer(make_model(), seed=1)._split_seed)
     rows.obs[split.holdout] += 100.0
     model, _ = fit(rows, FitConfig(max_epochs=1))
     th.testing.assert_close(model.obs_normalizer.mean, rows.obs[split.train].mean(0), rtol=1e-4, atol=1e-5)
@@ -132,12 +154,97 @@ def test_statistics_come_from_training_rows_only() -> None:
 
 
 def test_gradient_steps_are_capped_and_rows_counted() -> None:
-    _, report = fit(oracle_rows(1000), FitConfig(max_gradient_steps=7, batch_size=100))
-    assert (report.gradient_steps, report.rows_seen, report.epochs, report.train_rows) == (7, 700, 1, 800)
+    rows = oracle_rows(1000)
+    _, report = fit(rows, FitConfig(max_gradient_steps=7, batch_size=100))
+    assert report.train_rows + report.holdout_rows == 1000
+    assert (report.gradient_steps, report.rows_seen, report.epochs) == (7, 700, 1)
+    report = Trainer(make_model(), FitConfig(max_epochs=3, batch_size=300)).fit(rows)
+    assert (report.gradient_steps, report.rows_seen, report.epochs) == (9, 3 * report.train_rows, 3)
+    assert Trainer(make_model()).fit(rows, max_gradient_steps=2).gradient_steps == 2
+    with pytest.raises(ValueError, match="max_gradient_steps"):
+        Trainer(make_model()).fit(rows, max_gradient_steps=0)
+
+
+def test_a_fit_stops_when_nothing_improves() -> None:
+    rows = oracle_rows(200)
+    rows = rows._replace(next_obs=rows.obs + th.randn(200, 3, generator=th.Generator().manual_seed(0)))
+    config = FitConfig(max_epochs=500, batch_size=20, patience=3, patience_steps=30)
+    _, report = fit(rows, config, reward_fn=oracle_reward, termination_fn=never_terminates)
+    assert report.epochs < 100
+
+
+def test_each_member_sees_its_own_bootstrap_throughout_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[list[int]]] = []
+    original = Batch.take
+
+    def take(self: Batch, index: th.Tensor) -> Batch:
+        if index.ndim == 2:
+            seen.append(index.tolist())
+        return original(self, index)
+
+    monkeypatch.setattr(Batch, "take", take)
+    fit(oracle_rows(100), FitConfig(max_epochs=3, batch_size=1000))
+    epochs = [[sorted(member) for member in epoch] for epoch in seen]
+    assert len(epochs) == 3
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert epochs[0][0] != epochs[0][1]
+
+
+def test_the_optimiser_remembers_its_moments_and_moves_every_parameter() -> None:
     model = make_model()
-    report = Trainer(model, FitConfig(max_epochs=3, batch_size=300)).fit(oracle_rows(1000))
-    assert (report.gradient_steps, report.rows_seen, report.epochs) == (9, 2400, 3)
-    assert Trainer(model).fit(oracle_rows(1000), max_gradient_steps=2).gradient_steps == 2
+    trainer = Trainer(model, FitConfig(max_epochs=1))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer.fit(oracle_rows(200))
+    steps = {float(state["step"]) for state in trainer._optimizer.state.values()}
+    trainer.fit(oracle_rows(200))
+    assert {2 * step for step in steps} == {float(state["step"]) for state in trainer._optimizer.state.values()}
+    assert len(trainer._optimizer.state) == len(before)  # the log-variance limits, too
+    decays = [group["weight_decay"] for group in trainer._optimizer.param_groups]
+    assert decays == pytest.approx([2.5e-5, 6.25e-5, 1e-4, 0.0])
+
+
+def test_the_limit_penalty_draws_the_limits_together() -> None:
+    def width(penalty: float) -> float:
+        config = FitConfig(max_epochs=20, batch_size=32, log_variance_penalty=penalty)
+        model, _ = fit(oracle_rows(400, noise=0.3), config)
+        return float(model.log_variance.penalty().detach())
+
+    assert width(10.0) < width(0.0) - 0.1
+
+
+def test_a_loss_that_is_not_finite_leaves_model_and_optimiser_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    trainer = Trainer(model, FitConfig(max_epochs=2), seed=0)
+    original = EnsembleDynamics.loss
+    calls = []
+
+    def loss(self: EnsembleDynamics, batch: Batch, **kwargs: float) -> th.Tensor:
+        calls.append(1)
+        return original(self, batch, **kwargs) * (th.nan if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(EnsembleDynamics, "loss", loss)
+    trainer.fit(oracle_rows(200))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert all(state["exp_avg"].isfinite().all() for state in trainer._optimizer.state.values())
+
+
+def test_limits_cover_successors_too() -> None:
+    rows = oracle_rows(100)
+    rows = rows._replace(next_obs=rows.next_obs + 50.0)
+    model, _ = fit(rows, FitConfig(max_epochs=1), termination_fn=never_terminates)
+    assert (model.limits.obs_high > 50).all()
+
+
+def test_one_unpredictable_dimension_does_not_decide_the_score() -> None:
+    model = make_model(num_members=2, num_elites=1, reward_fn=oracle_reward, termination_fn=never_terminates)
+    with th.no_grad():
+        for layer in model.net.linear_layers():
+            layer.weight.zero_()
+        model.net.linear_layers()[-1].bias[0, 0] = 0.5  # member 0 is off in dimension 0, member 1 is right there
+    targets = th.zeros(4, 3)
+    targets[0, 2] = 1000.0  # a spike that nobody predicts
+    errors = model.errors(Batch(th.zeros(4, 5), targets, th.zeros(4)))
+    assert errors.tolist() == pytest.approx([(0.25 / 1.25 + 1.0) / 3, 1.0 / 3], rel=1e-4)
 
 
 def test_a_learned_termination_never_sees_time_limits() -> None:
@@ -155,7 +262,7 @@ def test_the_termination_threshold_matches_the_rate_on_the_holdout() -> None:
     model, report = fit(rows, FitConfig(max_epochs=3, batch_size=64))
     assert report.termination_threshold is not None
     assert 0 < report.termination_threshold < 1
-    holdout = split_holdout(2000, 0.2, 5000, seed=Trainer(make_model(), seed=1)._split_seed).holdout
+    holdout = split_holdout(th.arange(2000), 0.2, 5000, seed=Trainer(make_model(), seed=1)._split_seed).holdout
     with th.no_grad():
         logit = model.elite_outputs(model.inputs(rows.obs[holdout], rows.action[holdout])).logit
     assert logit is not None
@@ -189,6 +296,10 @@ def test_bad_rows_are_named() -> None:
     rows.next_obs[13, 1] = th.nan
     with pytest.raises(ValueError, match="Transition 13 has a non-finite next_obs"):
         Trainer(make_model()).fit(rows)
+    rows = oracle_rows(50)
+    rows.obs[4, 0], rows.next_obs[4, 0] = -3e38, 3e38
+    with pytest.raises(ValueError, match="Transition 4 has a non-finite change"):
+        Trainer(make_model()).fit(rows)
     with pytest.raises(ValueError, match="at least 10"):
         Trainer(make_model()).fit(oracle_rows(9))
 
@@ -215,6 +326,9 @@ def test_constant_and_all_terminal_data_can_be_fitted() -> None:
         {"holdout_ratio": 1.0},
         {"learning_rate": 143.0},
         {"weight_decay": (-1.0, 0.0)},
+        {"batch_size": 16.5},
+        {"log_variance_penalty": float("nan")},
+        {"nll_beta": 2.0},
     ],
 )
 def test_numbers_out_of_range_are_refused(kwargs: dict[str, object]) -> None:
