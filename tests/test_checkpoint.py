@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,84 @@ def test_a_configuration_cannot_ask_for_terabytes(tmp_path: Path) -> None:
     checkpoint_file.write(tmp_path / "m.safetensors", "test-affine", config, {"model.weight": th.zeros(2)})
     with pytest.raises(ValueError, match="far beyond what the file holds"):
         load(tmp_path / "m")
+
+
+@pytest.fixture
+def ensemble_path(tmp_path: Path) -> Path:
+    box = spaces.Box(-1, 1, (3,))
+    return save(EnsembleDynamics(box, spaces.Box(-1, 1, (1,)), hidden=(4,), device="cpu"), tmp_path / "ensemble")
+
+
+def _alter(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write the file anew, as an honest writer of other contents would."""
+    manifest, stored = checkpoint_file.read(path)
+    checkpoint_file.write(path, manifest.kind, {**manifest.config, **config}, {**stored, **tensors})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hidden": [5]}, "size mismatch"),
+        ({"hidden": [4, 4]}, "Missing key"),
+        ({"hidden": "wide"}, ""),
+        ({"hidden": None}, ""),
+        ({"num_members": 10**9}, "far beyond what the file holds"),
+        ({"num_elites": 9}, "num_elites"),
+        ({"propagation": "guess"}, "propagation must be one of"),
+        ({"options": {"colour": 1}}, "colour"),
+        ({"reward": 5}, ""),
+        ({"reward": {"name": []}}, "'constants' is missing"),
+        ({"observation_space": {}}, "not the description of a space"),
+        ({"action_space": {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"}}, "positive"),
+    ],
+)
+def test_a_configuration_that_describes_no_model_is_refused(
+    ensemble_path: Path, config: dict[str, Any], message: str
+) -> None:
+    _alter(ensemble_path, config, {})
+    with pytest.raises(CheckpointError, match=rf"ensemble\S* cannot be rebuilt: .*{message}"):
+        load(ensemble_path)
+
+
+def test_a_configuration_cannot_take_hours(ensemble_path: Path) -> None:
+    _alter(ensemble_path, {"hidden": [1] * 200_000}, {})
+    started = time.perf_counter()
+    with pytest.raises(CheckpointError, match="tensors, far beyond what the file holds"):
+        load(ensemble_path)
+    assert time.perf_counter() - started < 5  # without the limit half a minute, and longer with a longer list
+
+
+@pytest.mark.parametrize("elites", [[0, 1, 2, 3, 7], [0, 1, 2, 3, -1]])
+def test_elites_that_do_not_exist_are_refused(ensemble_path: Path, elites: list[int]) -> None:
+    _alter(ensemble_path, {}, {"model.elites": th.tensor(elites)})
+    with pytest.raises(CheckpointError, match="names members"):
+        load(ensemble_path)
+
+
+def test_only_what_the_file_says_is_its_fault(ensemble_path: Path, model: Affine, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="Expected one of") as wrong_device:
+        load(ensemble_path, device="abacus")
+    assert not isinstance(wrong_device.value, CheckpointError)
+    with pytest.raises(CheckpointError, match="saved with a learned head in place of reward_fn"):
+        load(ensemble_path, reward_fn=Weighted())
+    model.reward_fn = lambda obs, action, next_obs: next_obs.sum(-1)
+    with pytest.raises(checkpoint.FunctionNeeded, match=r"^The model was saved with the function .*pass it again"):
+        load(save(model, tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"kind": []}, {"config": [1]}, {"versions": {"mujoco": 3}}, {"versions": []}, {"format_version": "1"}],
+)
+def test_a_manifest_of_other_types_is_refused(path: Path, fields: dict[str, Any]) -> None:
+    manifest, tensors = checkpoint_file.read(path)
+    with pytest.MonkeyPatch.context() as patch:
+        honest = checkpoint_file.asdict
+        patch.setattr(checkpoint_file, "asdict", lambda written: {**honest(written), **fields})
+        checkpoint_file.write(path, manifest.kind, manifest.config, tensors)
+    for reader in (load, read_manifest):
+        with pytest.raises(CheckpointError, match="its manifest is not one of format 1"):
+            reader(path)
 
 
 class _Canary:
