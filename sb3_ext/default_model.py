@@ -77,14 +77,13 @@ def build_default_dynamics(
     return DefaultModel(dynamics, tuple(notes))
 
 
-def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrainer | None:
-    """A trainer for a learned model; None for one that needs no fitting (a function, a simulator).
+# The cap keeps a fit cheaper than the agent's own updates in between (20 per step, 250 steps).
+DEFAULT_FIT = FitConfig(max_gradient_steps=500)
 
-    Its cap on gradient steps keeps a fit cheaper than the agent's own updates in between (20 per step, 250 steps).
-    """
-    if not isinstance(dynamics, EnsembleDynamics):
-        return None
-    return Trainer(dynamics, FitConfig(max_gradient_steps=500), seed=seed)
+
+def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrainer | None:
+    """A trainer for a learned model; None for one that needs no fitting (a function, a simulator)."""
+    return Trainer(dynamics, DEFAULT_FIT, seed=seed) if isinstance(dynamics, EnsembleDynamics) else None
 
 
 def known_functions(vec_env: VecEnv) -> TaskFunctions:

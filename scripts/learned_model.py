@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitRepor
 from mbrl_wrappers.seeding import spawn_seeds
 from mbrl_wrappers.tasks import task_functions
 from sb3_ext import DynaConfig
+from sb3_ext.default_model import DEFAULT_FIT
 from scripts.configuration import check_keys
 from scripts.phases import PhaseClock
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "dynamics.safetensors"
 MAX_STARTS = 1000
-MAX_GRADIENT_STEPS = 500  # per fit: keeps fitting cheaper than the agent's own updates at 20 per step
 
 
 class RecordingTrainer(Trainer):
@@ -151,12 +151,12 @@ def check_model_block(block: Mapping[str, Any]) -> None:
 
 
 def fit_config(block: Mapping[str, Any]) -> FitConfig:
-    """``FitConfig`` from YAML; gradient steps are capped at :data:`MAX_GRADIENT_STEPS` unless it says otherwise.
+    """``FitConfig`` from YAML; what it leaves open is as in the library's default.
 
     Raises:
         ValueError: for an unknown key or an impossible number.
     """
-    return FitConfig(**{"max_gradient_steps": MAX_GRADIENT_STEPS, **dataclass_arguments(FitConfig, block, "fit")})
+    return replace(DEFAULT_FIT, **dataclass_arguments(FitConfig, block, "fit"))
 
 
 def dyna_config(block: Mapping[str, Any]) -> DynaConfig:
