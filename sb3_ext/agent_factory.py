@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -25,15 +26,11 @@ def build_agent(
         seed: of the agent, when a class is given.
 
     Raises:
-        TypeError: if it is not on-policy, or recurrent.
+        TypeError: if it is not on-policy, is recurrent, or was built already.
         ValueError: if a schedule changes, or the agent was built on another environment.
     """
+    _check_buildable(agent)
     if isinstance(agent, type):
-        if not issubclass(agent, OnPolicyAlgorithm):
-            raise TypeError(
-                f"{agent.__name__} is not an on-policy agent. SAC, TD3, DDPG, DQN and their like learn model-based "
-                "with DynaCallback and replay_buffer_class=MixedReplayBuffer."
-            )
         # Rollouts of one horizon each, in minibatches that divide it.
         share = next(divisor for divisor in (5, 4, 3, 2, 1) if horizon % divisor == 0)
         takes_batches = "batch_size" in inspect.signature(agent).parameters
@@ -60,3 +57,25 @@ def build_agent(
                 "use a constant."
             )
     return built
+
+
+def _check_buildable(agent: object) -> None:
+    """Raise a ``TypeError`` unless ``agent`` is an on-policy class or a function."""
+    kind = type(agent) if isinstance(agent, BaseAlgorithm) else agent
+    if isinstance(kind, type) and not issubclass(kind, OnPolicyAlgorithm):
+        raise TypeError(
+            f"{kind.__name__} is not an on-policy agent. SAC, TD3, DDPG, DQN and their like learn model-based "
+            "with DynaCallback and replay_buffer_class=MixedReplayBuffer."
+        )
+    if isinstance(agent, BaseAlgorithm):
+        name = type(agent).__name__
+        raise TypeError(
+            f"This {name} was built on an environment of its own, and it must be built on the model: pass the class, "
+            f'{name}, or a function such as lambda env: {name}("MlpPolicy", env). To go on with a saved agent: '
+            f'lambda env: {name}.load("agent.zip", env=env).'
+        )
+    if not callable(agent):
+        raise TypeError(
+            f"agent must be an agent class such as PPO, or a function that builds one on the environment it is "
+            f"handed; got {agent!r}."
+        )

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
-import gymnasium
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
+from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.seeding import spawn_seeds
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.agent_factory import AgentFactory, build_agent
-from sb3_ext.default_model import build_default_dynamics, default_trainer
-from sb3_ext.real_loop import Episode, GymEnv, RealLoop
+from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
+from sb3_ext.real_loop import Episode, GymEnv, RealLoop, RealProgress, check_eval_env, open_real_env
 from sb3_ext.vec_env import ModelVecEnv
 
 
@@ -51,8 +52,7 @@ class ImaginationConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {getattr(self, field.name)}.")
+            at_least(field.name, getattr(self, field.name))
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class CycleRecord:
     """What one cycle of collecting, fitting and imagining came to.
 
     Attributes:
-        real_steps: real steps so far.
-        imagined_steps: imagined steps so far.
+        real_steps: real steps of this run so far.
+        imagined_steps: imagined steps of this run so far.
         real_return: mean return of the real episodes that ended lately, exploration included (NaN before the first).
         imagined_return: mean return of the imagined episodes that ended lately: a score in the model only.
         num_invalid: imagined episodes so far that ended by a prediction that was not believed.
@@ -104,7 +104,7 @@ def learn_in_imagination(
     reward_fn: RewardFn | None = None,
     termination_fn: TerminationFn | None = None,
     callback: MaybeCallback = None,
-    eval_env: GymEnv | None = None,
+    eval_env: GymEnv | str | None = None,
     progress_bar: bool = False,
     seed: int = 0,
 ) -> ImaginationResult:
@@ -118,37 +118,42 @@ def learn_in_imagination(
 
     >>> learn_in_imagination(PPO, "InvertedPendulum-v5", 10_000)                                   # doctest: +SKIP
     >>> learn_in_imagination(lambda env: PPO("MlpPolicy", env, n_steps=32), real_env, 10_000)      # doctest: +SKIP
+    >>> learn_in_imagination(lambda env: PPO.load("agent.zip", env=env), real_env, 10_000)         # doctest: +SKIP
+
+    ``VecNormalize`` around the model takes its statistics from the real environment and is frozen in the model.
 
     Args:
         agent: an agent class (it gets an MLP policy and rollouts as long as the horizon), or a function that builds
-            the agent on the model environment it is handed, in ``VecNormalize`` if wanted. Schedules must be constant.
+            or loads the agent on the model environment it is handed, in ``VecNormalize`` if wanted. Schedules must be
+            constant. A loaded agent counts on from the steps it has.
         env: the real environment or its id; one that was made for this call is closed afterwards.
-        total_timesteps: real steps.
+        total_timesteps: real steps of this call.
         config: how often and how much.
-        dynamics: the model; by default an ensemble with the task's own termination and, where exact, reward. Without a
-            ``trainer`` a model given here is taken as it is.
-        trainer: fits ``dynamics``.
+        dynamics: the model; by default an ensemble with the task's own termination and, where exact, reward.
+        trainer: fits ``dynamics``; by default one for an ensemble, and none for a model that needs no fitting (a
+            :class:`~mbrl_wrappers.FunctionModel`).
         reward_fn: known reward for the default model, in environment units.
         termination_fn: known termination for the default model.
         callback: SB3 callbacks, called at each *real* step. (Their ``training_env`` is the model's.)
-        eval_env: another real environment, to evaluate the deterministic policy on.
+        eval_env: another real environment or its id, to evaluate the deterministic policy on.
         progress_bar: show real steps.
         seed: of environment, model, imagination and collection, and of the agent when a class is given.
 
     Raises:
-        TypeError: for an agent that is not on-policy or is recurrent, or spaces that models cannot handle.
-        ValueError: for schedules that change, or an ``eval_env`` that is itself a model.
+        TypeError: for an agent that is not on-policy or is recurrent, what is no environment, or spaces that models
+            cannot handle.
+        ValueError: for schedules that change, a model or trainer of another task, or an ``eval_env`` that is itself a
+            model or the very ``env``.
     """
-    if total_timesteps < 1:
-        raise ValueError(f"total_timesteps must be at least 1, got {total_timesteps}.")
+    total_timesteps = at_least("total_timesteps", total_timesteps)
     if trainer is not None and dynamics is None:
         raise ValueError("A trainer came without its model: pass dynamics, the model that it fits, as well.")
     if dynamics is not None and (reward_fn is not None or termination_fn is not None):
         raise ValueError("reward_fn and termination_fn are for the default model: give them to your own dynamics.")
-    if eval_env is not None and eval_env.metadata.get("is_model"):
-        raise ValueError("eval_env is a model: scores in there are imagined. Evaluate on the real environment.")
-    real_env = gymnasium.make(env) if isinstance(env, str) else env
-    try:
+    with ExitStack() as made:
+        real_env = open_real_env("env", env, made)
+        eval_on = None if eval_env is None else open_real_env("eval_env", eval_env, made)
+        check_eval_env(eval_on, real_env)
         model_seed, trainer_seed = spawn_seeds(seed, 2)
         notes: tuple[str, ...] = ()
         if dynamics is None:
@@ -156,14 +161,13 @@ def learn_in_imagination(
                 DummyVecEnv([lambda: real_env]), reward_fn=reward_fn, termination_fn=termination_fn, seed=model_seed
             )
             dynamics, notes = default.dynamics, default.notes
-            trainer = default_trainer(default.dynamics, seed=trainer_seed)
         imagination = _Imagination(agent, real_env, dynamics, config or ImaginationConfig(), seed=seed)
-        if imagination.agent.verbose >= 1:
+        check_pieces(real_env.observation_space, real_env.action_space, dynamics, trainer)
+        if trainer is None:
+            trainer = default_trainer(dynamics, seed=trainer_seed)
+        if imagination.agent.verbose >= 1 and notes:
             print(*notes, sep="\n")
-        return imagination.run(total_timesteps, trainer, callback, eval_env=eval_env, progress_bar=progress_bar)
-    finally:
-        if isinstance(env, str):
-            real_env.close()
+        return imagination.run(total_timesteps, trainer, callback, eval_env=eval_on, progress_bar=progress_bar)
 
 
 class _Imagination:
@@ -198,7 +202,9 @@ class _Imagination:
     ) -> ImaginationResult:
         """Collect, fit, imagine, until the real steps are spent or a callback says stop."""
         callbacks = self._init_callbacks(callback, progress_bar)
-        callbacks.on_training_start({"total_timesteps": total_timesteps, "self": self.agent}, {})
+        # Counted as in learn(): up from the steps that a loaded agent has.
+        until = self.agent.num_timesteps + total_timesteps
+        callbacks.on_training_start({"total_timesteps": until, "self": self.agent}, {})
         log: list[CycleRecord] = []
         next_eval = self.config.eval_freq
         while self.store.steps_seen < total_timesteps:
@@ -228,23 +234,25 @@ class _Imagination:
     def imagine(self) -> float:
         """Let the agent learn in the model; returns the mean imagined return."""
         started = time.perf_counter()
-        agent, real_steps = self.agent, self.store.steps_seen
+        agent, steps = self.agent, self.agent.num_timesteps
         # Fresh episodes: the old ones go on from a model that no longer exists.
         agent.set_env(cast(VecEnv, agent.get_env()))
-        # No log rows of the agent's own: it would count imagined steps and call their returns rollout/.
-        agent.learn(self.config.imagined_steps, log_interval=cast(int, None), reset_num_timesteps=False)
-        self.imagined_steps += agent.num_timesteps - real_steps
-        agent.num_timesteps = real_steps
-        episodes = agent.ep_info_buffer or ()
-        imagined_return = float(np.mean([episode["r"] for episode in episodes])) if episodes else float("nan")
-        if agent.ep_info_buffer is not None:
-            agent.ep_info_buffer.clear()
+        agent.ep_info_buffer = None  # a loaded agent brings those of another run
+        with self.real.statistics.frozen():
+            # No log rows of the agent's own: it would count imagined steps and call their returns rollout/.
+            agent.learn(self.config.imagined_steps, log_interval=cast(int, None), reset_num_timesteps=False)
+        self.imagined_steps += agent.num_timesteps - steps
+        agent.num_timesteps = steps
+        buffer: Any = agent.ep_info_buffer
+        episodes = [episode["r"] for episode in buffer or ()]
+        imagined_return = float(np.mean(episodes)) if episodes else float("nan")
+        agent.ep_info_buffer = None
         self.imagine_seconds += time.perf_counter() - started
         return imagined_return
 
     def record(self, report: Any, imagined_return: float, evaluation: Episode | None) -> CycleRecord:
         """Write one row to the agent's logger and return it."""
-        logger, steps, recent = self.agent.logger, self.store.steps_seen, self.real.recent()
+        logger, steps, recent = self.agent.logger, self.agent.num_timesteps, self.real.recent()
         if self.real.episodes:
             logger.record("rollout/ep_rew_mean", recent.total)
             logger.record("rollout/ep_len_mean", recent.length)
@@ -265,7 +273,7 @@ class _Imagination:
         logger.record("time/total_timesteps", steps, exclude="tensorboard")
         logger.dump(steps)
         return CycleRecord(
-            real_steps=steps,
+            real_steps=self.store.steps_seen,
             imagined_steps=self.imagined_steps,
             real_return=recent.total,
             imagined_return=imagined_return,
@@ -281,9 +289,7 @@ class _Imagination:
                 raise TypeError(f"callback must be SB3 callbacks (BaseCallback), got {type(item).__name__}.")
         if not self.agent._custom_logger:  # as learn() would set it up, but once for all chunks
             self.agent.set_logger(configure_logger(self.agent.verbose, self.agent.tensorboard_log, "imagination", True))
-        callbacks = CallbackList(
-            [*cast("list[BaseCallback]", given), *([ProgressBarCallback()] if progress_bar else [])]
-        )
+        callbacks = CallbackList([*cast("list[BaseCallback]", given), *([RealProgress()] if progress_bar else [])])
         with warnings.catch_warnings():
             # True and intended: the agent trains in the model and is judged on the real environment.
             warnings.filterwarnings("ignore", "Training and eval env are not of the same type")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
-import torch as th
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from mbrl_wrappers.replay import TransitionStore
-from mbrl_wrappers.seeding import spawn_seeds, torch_generator
-from sb3_ext.agent_policy import AgentPolicy
+from mbrl_wrappers.seeding import draw_seed, fenced_global_streams, spawn_seeds, torch_generator
 
 GymEnv = gymnasium.Env[Any, Any]
 STATS_WINDOW = 100
@@ -32,22 +35,21 @@ class RealLoop:
 
     Args:
         env: the real environment.
-        agent: its ``num_timesteps`` counts the steps taken here.
+        agent: its ``num_timesteps`` counts on by the steps taken here.
         store: receives every transition.
         seed: of the environment and of the actions drawn.
     """
 
     def __init__(self, env: GymEnv, agent: BaseAlgorithm, store: TransitionStore, *, seed: int) -> None:
         self.env, self.agent, self.store = env, agent, store
+        self.statistics = RealStatistics(agent.get_vec_normalize_env())
         self.episodes: deque[Episode] = deque(maxlen=STATS_WINDOW)
         action_seed, policy_seed, env_seed, eval_seed = spawn_seeds(seed, 4)
-        self._explore = AgentPolicy(agent)
-        self._exploit = AgentPolicy(agent, deterministic=True)
         self._generator = torch_generator(policy_seed)
         self._eval_seed: int | None = eval_seed % 2**31
-        env.action_space.seed(action_seed % 2**31)
-        self._obs, _ = env.reset(seed=env_seed % 2**31)
         self._running = Episode(0.0, 0)
+        env.action_space.seed(action_seed % 2**31)
+        self._reset(seed=env_seed % 2**31)
 
     def collect(self, steps: int, callbacks: BaseCallback, *, random: bool) -> bool:
         """Take real steps into the store; returns False as soon as a callback asks to stop.
@@ -59,16 +61,17 @@ class RealLoop:
         """
         callbacks.on_rollout_start()
         for _ in range(steps):
-            action = self.env.action_space.sample() if random else self._act(self._explore, self._obs)
+            action = self.env.action_space.sample() if random else self._explore(self._obs)
             obs, reward, terminated, truncated, info = self.env.step(action)
             over = terminated or truncated
             self.store.add(self._obs, action, reward, obs, terminated, truncated)
             self._running = Episode(self._running.total + float(reward), self._running.length + 1)
-            self._obs = obs
+            self.statistics.earn(float(reward))
             if over:
                 self.episodes.append(self._running)
-                self._running = Episode(0.0, 0)
-                self._obs, _ = self.env.reset()
+                self._reset()
+            else:
+                self._see(obs)
             self.agent.num_timesteps += 1
             callbacks.update_locals({"infos": [info], "rewards": [reward], "dones": [over]})
             if not callbacks.on_step():
@@ -81,21 +84,122 @@ class RealLoop:
         return _mean(self.episodes)
 
     def evaluate(self, env: GymEnv, num_episodes: int) -> Episode:
-        """The means of the agent's episodes in ``env``, acting deterministically."""
+        """The means of the agent's episodes in ``env``, acting deterministically; seeded once, before the first."""
         episodes = []
         for _ in range(num_episodes):
             obs, _ = env.reset(seed=self._eval_seed)
             self._eval_seed = None
             total, length, over = 0.0, 0, False
             while not over:
-                obs, reward, terminated, truncated, _ = env.step(self._act(self._exploit, obs))
+                obs, reward, terminated, truncated, _ = env.step(self._act(obs, deterministic=True))
                 total, length, over = total + float(reward), length + 1, terminated or truncated
             episodes.append(Episode(total, length))
         return _mean(episodes)
 
-    def _act(self, policy: AgentPolicy, obs: NDArray[Any]) -> Any:
-        model_action = policy(th.as_tensor(np.asarray(obs)[None]), generator=self._generator)
-        return policy.codec.to_env(model_action)[0]
+    def _reset(self, seed: int | None = None) -> None:
+        obs, _ = self.env.reset(seed=seed)
+        self._running = Episode(0.0, 0)
+        self.statistics.begin()
+        self._see(obs)
+
+    def _see(self, obs: object) -> None:
+        # A copy: some environments write every observation into one array.
+        self._obs: NDArray[Any] = np.array(obs)
+        self.statistics.see(self._obs)
+
+    def _explore(self, obs: NDArray[Any]) -> Any:
+        """The agent's own stochastic action, drawn so that its random streams stay as they are."""
+        with fenced_global_streams(draw_seed(self._generator)):
+            return self._act(obs, deterministic=False)
+
+    def _act(self, obs: NDArray[Any], *, deterministic: bool) -> Any:
+        normalizer: Any = self.agent.get_vec_normalize_env()
+        shown = obs if normalizer is None else normalizer.normalize_obs(obs)
+        action, _ = self.agent.predict(shown, deterministic=deterministic)
+        return np.asarray(action, self.env.action_space.dtype)[()]  # a Discrete action is a number
+
+
+class RealStatistics:
+    """Feeds a ``VecNormalize`` around the model with what the *real* environment shows, and with nothing else.
+
+    Imagined observations would move the statistics wherever the model errs, and with them what the agent sees of the
+    real environment. So they are updated here, step by step as ``VecNormalize`` would, and :meth:`frozen` while the
+    agent learns in the model.
+
+    Args:
+        normalizer: the agent's, or None. One with ``training=False`` was frozen by the user and stays as it is.
+    """
+
+    def __init__(self, normalizer: VecNormalize | None) -> None:
+        self._normalizer = normalizer if normalizer is not None and normalizer.training else None
+        self._return = 0.0
+
+    def begin(self) -> None:
+        """An episode begins."""
+        self._return = 0.0
+
+    def see(self, obs: NDArray[Any]) -> None:
+        """Take an observation ``(O,)`` that the agent is about to act in."""
+        if self._normalizer is not None and self._normalizer.norm_obs:
+            cast(RunningMeanStd, self._normalizer.obs_rms).update(obs[None])
+
+    def earn(self, reward: float) -> None:
+        """Take the reward of a step into the statistics of the discounted return."""
+        if self._normalizer is not None:
+            self._return = self._return * self._normalizer.gamma + reward
+            self._normalizer.ret_rms.update(np.array([self._return]))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside the block the environment normalises with the statistics as they are."""
+        if self._normalizer is None:
+            yield
+            return
+        self._normalizer.training = False
+        try:
+            yield
+        finally:
+            self._normalizer.training = True
+
+
+def open_real_env(name: str, env: object, made: ExitStack) -> GymEnv:
+    """The environment, made from its id if need be and then closed with ``made``.
+
+    Raises:
+        TypeError: if it is no single Gymnasium environment; ``name`` says in the message which argument it was.
+    """
+    if isinstance(env, str):
+        new: GymEnv = gymnasium.make(env)
+        made.callback(new.close)
+        return new
+    if isinstance(env, VecEnv | VectorEnv):
+        raise TypeError(
+            f"{name} is a {type(env).__name__}, which is many environments, and real steps are taken in one: pass a "
+            "single Gymnasium environment, or its id."
+        )
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"{name} must be a Gymnasium environment or its id, got {type(env).__name__}.")
+    return env
+
+
+def check_eval_env(eval_env: GymEnv | None, env: GymEnv) -> None:
+    """Raise a ``ValueError`` if scores on ``eval_env`` would not be those of the real task."""
+    if eval_env is None:
+        return
+    if eval_env.metadata.get("is_model"):
+        raise ValueError("eval_env is a model: scores in there are imagined. Evaluate on the real environment.")
+    if eval_env.unwrapped is env.unwrapped:
+        raise ValueError("eval_env is env itself, and its episode is under way: make another of the same kind.")
+    if (eval_env.observation_space, eval_env.action_space) != (env.observation_space, env.action_space):
+        raise ValueError("The spaces of eval_env are not those of env: make it in the same way.")
+
+
+class RealProgress(ProgressBarCallback):
+    """SB3's progress bar for real steps: one at a time, however many rows the agent's environment has."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(1)
+        return True
 
 
 def _mean(episodes: deque[Episode] | list[Episode]) -> Episode:
