@@ -41,16 +41,12 @@ class DemoArguments:
     """
 
     output: str = "demo"
-    env: str = "InvertedPendulum-v5"
-    n_timesteps: int = 2000
-    updates_per_step: float = 10.0
+    env: str = "Hopper-v5"
+    n_timesteps: int = 5000
+    updates_per_step: float = 20.0
     eval_episodes: int = 5
     seed: int = 0
-    hyperparams: str = (
-        "learning_starts:250 learning_rate:1e-3 policy_kwargs.net_arch:[64,64] "
-        "ensemble.hidden:[128,128] ensemble.num_members:5 ensemble.num_elites:4 fit.max_gradient_steps:300 "
-        "dyna.rollouts_per_step:100 dyna.first_fit_gradient_steps:1500 dyna.retain_steps:1000"
-    )
+    hyperparams: str = "learning_starts:1000 policy_kwargs.net_arch:[128,128]"
 
 
 def train_command(args: DemoArguments, arm: str, runs: Path) -> list[str]:
@@ -132,7 +128,7 @@ def report(args: DemoArguments, runs: Path, output: Path) -> None:
     print("   " + " " * 28 + "".join(f"{step:>9,.0f}" for step in steps))
     for arm, name in ARMS.items():
         print(f"   {name:<28}" + "".join(f"{found[arm].return_at(step):>9.0f}" for step in steps))
-    print("   (One seed each and an easy task: this shows that everything works, not what a model is worth.)")
+    print("   (One seed each, and early in training: see docs/results for runs over several seeds.)")
     say(f"In {output}/: {', '.join(name for name in (*FILES, 'summary.json') if (output / name).exists())}")
     say("To load them:")
     print(
