@@ -185,7 +185,7 @@ def test_discrete_actions(tmp_path: Path) -> None:
             "Unknown key 'rollout_frequency' in the dyna block. Did you mean 'rollout_freq'?",
         ),
         (["dyna.rollout_length:[1,2]"], "rollout_length is a number or"),
-        (["fit.batch_size:0"], "batch_size must be at least 1"),
+        (["fit.batch_size:0"], "batch_size must be an integer of at least 1"),
         (["ensemble.device:cpu"], "Unknown key 'device' in the ensemble block"),
         (["agent.gama:0.9"], "Did you mean 'gamma'?"),
     ],
