@@ -253,6 +253,7 @@ class DynaCallback(BaseCallback):
         self.logger.record("dyna/terminated_fraction", float(rows.terminated.float().sum()) / predictions)
         self.logger.record("dyna/dropped_fraction", rollout.num_dropped / predictions)
         self.logger.record("dyna/synthetic_rows", len(buffer.synthetic))
+        self.logger.record("dyna/synthetic_mib", buffer.synthetic.capacity * buffer.synthetic.row_bytes / 2**20)
         self.logger.record("dyna/fit_seconds", self.fit_seconds)
         self.logger.record("dyna/rollout_seconds", self.rollout_seconds)
 
