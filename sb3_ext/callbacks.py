@@ -177,6 +177,15 @@ class DynaCallback(BaseCallback):
             self._roll_out(buffer)
             self._next_rollout = steps + self.config.rollout_freq
 
+    def _on_training_end(self) -> None:
+        if self.trainer is not None and self._fits == 0:
+            warnings.warn(
+                f"The model was never fitted in {self.num_timesteps} steps, so the agent had none. The first "
+                f"fit comes after the agent's learning_starts ({self._off_policy.learning_starts}) and "
+                f"DynaConfig.min_real_rows ({self.config.min_real_rows}).",
+                stacklevel=2,
+            )
+
     # --- what it conducts -------------------------------------------------------------------------------------------
 
     @property

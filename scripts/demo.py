@@ -94,7 +94,7 @@ def make_film(folder: Path, path: Path) -> bool:
     if done.returncode:
         path.unlink(missing_ok=True)
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        say(f"No film, since off-screen rendering does not work here ({lines[-1]}). Going on without.")
+        say(f"No film: {lines[-1]}. Going on without.")
     return done.returncode == 0
 
 
@@ -102,8 +102,12 @@ def make_pictures(args: DemoArguments, runs: Path, output: Path) -> None:
     """Draw the learning curves and what the model is worth."""
     from scripts import plot
 
+    run = run_folder(args, "with_model", runs)
+    if not (run / "dynamics.safetensors").exists():
+        raise RuntimeError("No model was fitted: raise --n-timesteps, or lower learning_starts in --hyperparams.")
     plot.main(["returns", str(runs), "-o", str(output / "returns.png")])
-    plot.main(["model", str(run_folder(args, "with_model", runs)), "-o", str(output), "--horizon", str(HORIZON)])
+    if plot.main(["model", str(run), "-o", str(output), "--horizon", str(HORIZON)]):
+        say("No pictures of the model, see above. Going on without.")
 
 
 def collect(args: DemoArguments, runs: Path, output: Path) -> None:
@@ -115,7 +119,7 @@ def collect(args: DemoArguments, runs: Path, output: Path) -> None:
     shutil.copyfile(folder / f"{args.env}.zip", output / "agent.zip")
     shutil.copyfile(folder / "dynamics.safetensors", output / "dynamics.safetensors")
     summaries = {arm: read_run(run_folder(args, arm, runs)).summary for arm in ARMS}
-    write_json_atomically(output / "summary.json", summaries)
+    write_json_atomically(output / "demo.json", summaries)
 
 
 def report(args: DemoArguments, runs: Path, output: Path) -> None:
@@ -129,7 +133,7 @@ def report(args: DemoArguments, runs: Path, output: Path) -> None:
     for arm, name in ARMS.items():
         print(f"   {name:<28}" + "".join(f"{found[arm].return_at(step):>9.0f}" for step in steps))
     print("   (One seed each, and early in training: see docs/results for runs over several seeds.)")
-    say(f"In {output}/: {', '.join(name for name in (*FILES, 'summary.json') if (output / name).exists())}")
+    say(f"In {output}/: {', '.join(name for name in (*FILES, 'demo.json') if (output / name).exists())}")
     say("To load them:")
     print(
         f"""
@@ -177,7 +181,7 @@ def demonstrate(args: DemoArguments) -> None:
     started = time.perf_counter()
     output = Path(args.output)
     runs = new_runs_folder(output)
-    for name in (*FILES, "summary.json"):
+    for name in (*FILES, "demo.json"):
         (output / name).unlink(missing_ok=True)
     say(f"Training two agents on {args.env}, {args.n_timesteps:,} real steps and the same updates each, on two cores:")
     for arm, name in ARMS.items():
@@ -204,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration and return the exit code."""
     try:
         demonstrate(parse_arguments(argv))
-    except (RuntimeError, ValueError, ImportError) as error:
+    except (RuntimeError, ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -64,6 +64,8 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{folder} is no run folder: it has no summary.json.") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
+    if "evaluations" not in summary:
+        raise ValueError(f"{path} was not written by train.py: it holds no evaluations.")
     evaluations = summary["evaluations"]
     steps = np.array([evaluation["real_steps"] for evaluation in evaluations], dtype=np.float64)
     returns = np.array([np.mean(evaluation["returns"]) for evaluation in evaluations], dtype=np.float64)

@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program name; the process's own when omitted.
     """
     args = parse_arguments(argv)
-    limit_threads(args.num_threads)
-    from scripts.training import train  # only now: torch and jax read the thread limits when imported
-
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        limit_threads(args.num_threads)
+        from scripts.training import train  # only now: torch and jax read the thread limits when imported
+
         return train(args, words)
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, AssertionError) as error:  # SB3 asserts what users give it
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -79,7 +79,8 @@ def test_with_nothing_synthetic_the_agent_ends_bit_equal_to_stock() -> None:
     stock = make_agent(SAC, oracle_env(), replay_buffer_class=ReplayBuffer)
     stock.learn(80)
     mixed = make_agent(SAC, oracle_env())
-    mixed.learn(80, callback=small_callback(oracle_env(), DynaConfig(min_real_rows=10_000)))
+    with pytest.warns(UserWarning, match="never fitted in 80 steps"):
+        mixed.learn(80, callback=small_callback(oracle_env(), DynaConfig(min_real_rows=10_000)))
     assert th.equal(weights(stock), weights(mixed))
 
 
@@ -120,7 +121,8 @@ def test_the_model_ends_the_same_whatever_draws_from_the_global_streams_in_betwe
     def run(*callbacks: BaseCallback) -> th.Tensor:
         agent = make_agent(SAC, oracle_env(), learning_starts=81)  # random actions, from the action space's own stream
         callback = small_callback(oracle_env(), seed=3)
-        agent.learn(80, callback=[callback, *callbacks])
+        with pytest.warns(UserWarning, match="never fitted"):
+            agent.learn(80, callback=[callback, *callbacks])
         callback._fit(agent.replay_buffer)
         assert isinstance(callback.dynamics, EnsembleDynamics)
         return th.nn.utils.parameters_to_vector(callback.dynamics.parameters()).detach()
@@ -351,7 +353,8 @@ def test_a_second_learn_goes_on_with_the_schedule() -> None:
 def test_nothing_is_fitted_before_learning_starts() -> None:
     agent = make_agent(SAC, oracle_env(), learning_starts=50)
     callback = small_callback(oracle_env())
-    agent.learn(49, callback=callback)
+    with pytest.warns(UserWarning, match="learning_starts"):
+        agent.learn(49, callback=callback)
     assert callback._fits == 0
     agent.learn(2, callback=callback, reset_num_timesteps=False)
     assert callback._fits == 1

@@ -56,9 +56,9 @@ def test_everything_is_left_in_the_folder(
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "runs_1", "returns.png", "model_error.png", "model_trajectories.png", "agent.zip", "dynamics.safetensors",
-        "summary.json",
+        "demo.json",
     }  # fmt: skip
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "demo.json").read_text())
     assert summary["with_model"]["agent_updates"] == summary["without_model"]["agent_updates"] == 80
     out = capsys.readouterr().out
     assert f'SAC.load("{tmp_path}/agent.zip")' in out
