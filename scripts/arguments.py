@@ -43,6 +43,9 @@ class TrainArguments:
     def __post_init__(self) -> None:
         if self.eval_episodes < 1 or self.n_envs < 1:
             raise ValueError("--eval-episodes and --n-envs must be at least 1.")
+        for flag, value in (("-n", self.n_timesteps), ("--eval-freq", self.eval_freq), ("--save-freq", self.save_freq)):
+            if value < 1 and value != -1:
+                raise ValueError(f"{flag} must be at least 1, or -1 for the default, got {value}.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             raise ValueError(f"--updates-per-step must be positive, got {self.updates_per_step}.")
         if any(separator in self.tag for separator in "/\\"):

@@ -14,7 +14,6 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.learning_curves import plot_returns, read_marks
 from scripts.runs import find_runs, group_runs
 
 MODEL_FILE = "dynamics.safetensors"
@@ -22,8 +21,11 @@ MODEL_FILE = "dynamics.safetensors"
 
 def returns(args: argparse.Namespace) -> list[Path]:
     """Draw return against real steps of all runs given."""
+    from scripts.learning_curves import plot_returns, read_marks
+
     groups = group_runs(find_runs(args.runs))
     marks = read_marks(args.marks) if args.marks else []
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     plot_returns(groups, args.output, marks, args.max_step)
     return [args.output]
 
@@ -35,6 +37,8 @@ def model(args: argparse.Namespace) -> list[Path]:
     from scripts.model_pictures import plot_comparison, plot_horizon_errors
     from scripts.open_loop import collect_episodes, compare, horizon_errors
 
+    if args.horizon < 1 or args.steps < 1:
+        raise ValueError(f"--horizon and --steps must be at least 1, got {args.horizon} and {args.steps}.")
     if not (args.run / MODEL_FILE).is_file():
         raise ValueError(f"{args.run} holds no {MODEL_FILE}: it was trained with --no-model, or is not finished.")
     agent_file = find_agent(args.run)

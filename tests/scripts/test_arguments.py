@@ -50,3 +50,11 @@ def test_mistakes_end_with_a_sentence(argv: list[str], message: str, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         parse_arguments(argv)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["-n", "--eval-freq", "--save-freq"])
+@pytest.mark.parametrize("value", ["0", "-5"])
+def test_counts_that_make_no_sense_are_refused(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments([flag, value])
+    assert f"{flag} must be at least 1" in capsys.readouterr().err
