@@ -38,11 +38,6 @@ def put_rows(state: S, index: Tensor, rows: S) -> S:
     return map_tensors(put, state, rows)
 
 
-def repeat_rows(state: S, count: int) -> S:
-    """Each row ``count`` times in a run, ``(B, ...) -> (B * count, ...)``: one copy per particle."""
-    return map_tensors(lambda tensor: tensor.repeat_interleave(count, 0), state)
-
-
 def num_rows(state: object) -> int:
     """The number of rows ``B`` of a state."""
     first = state

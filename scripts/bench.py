@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 import torch as th
 from torch import Generator, Tensor
 
@@ -175,5 +174,4 @@ def training() -> tuple[Callable[[], object], float]:
 
 
 if __name__ == "__main__":
-    np.seterr(all="raise")
     main()

@@ -28,7 +28,7 @@ FILES = ("returns.png", "model_error.png", "model_trajectories.png", "film.mp4",
 
 @dataclass(frozen=True)
 class DemoArguments:
-    """What to demonstrate; the defaults take two to six minutes on two cores.
+    """What to demonstrate; the defaults take about ten minutes on two idle cores.
 
     Attributes:
         output: folder for everything the demonstration makes.
@@ -160,16 +160,10 @@ def say(text: str) -> None:
 
 def new_runs_folder(output: Path) -> Path:
     """``<output>/runs_<n>`` with the next number, so that an earlier demonstration stays."""
+    from scripts.run_folder import next_folder
+
     output.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = output / f"runs_{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+    return next_folder(output, "runs")
 
 
 def demonstrate(args: DemoArguments) -> None:

@@ -26,7 +26,11 @@ def new_run_folder(log_folder: Path, algo: str, env_id: str, tag: str = "") -> P
     stem = "_".join(part for part in (safe_name(env_id), tag) if part)
     pattern = re.compile(re.escape(stem) + r"_(\d+)")
     taken = [int(match[1]) for entry in parent.iterdir() if (match := pattern.fullmatch(entry.name))]
-    number = max(taken, default=0) + 1
+    return next_folder(parent, stem, max(taken, default=0) + 1)
+
+
+def next_folder(parent: Path, stem: str, number: int = 1) -> Path:
+    """Make ``<parent>/<stem>_<n>`` with the first free number from ``number`` on, safe against another process."""
     while True:
         folder = parent / f"{stem}_{number}"
         try:
