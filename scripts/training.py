@@ -20,8 +20,8 @@ from scripts.arguments import TrainArguments
 from scripts.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
 from scripts.interruption import StopOnSignal
 from scripts.phases import PhaseClock, TrainTimer
-from scripts.plan import Plan, plan_run
 from scripts.run_folder import new_run_folder, safe_name, write_text_atomically
+from scripts.run_plan import Plan, plan_run
 from scripts.summary import RunSummary, versions
 
 NUM_EVALUATIONS = 20
