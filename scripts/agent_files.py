@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from scripts.algorithms import ON_POLICY, agent_class, readable_policy_kwargs
 from scripts.environments import make_real_vec_env
-from scripts.run_folder import safe_name
+from scripts.run_folder import BEST_AGENT_FILE, agent_file_name
 from scripts.runs import Run, read_run
 
 # What shapes the networks and the list of saved parts; everything else matters for training only.
@@ -79,7 +79,7 @@ def find_agent(path: Path, *, best: bool = False) -> AgentFile:
     """
     folder = path if path.is_dir() else path.parent
     run = read_run(folder)
-    zip_path = (folder / ("best_model.zip" if best else f"{safe_name(run.task)}.zip")) if path.is_dir() else path
+    zip_path = (folder / (BEST_AGENT_FILE if best else agent_file_name(run.task))) if path.is_dir() else path
     if not zip_path.is_file():
         there = ", ".join(sorted(entry.name for entry in folder.glob("*.zip"))) or "none"
         raise ValueError(f"There is no {zip_path}; agents in that folder: {there}.")

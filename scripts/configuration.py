@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from scripts.env_id import registered_id
+
 HYPERPARAMS_FOLDER = Path(__file__).resolve().parent / "hyperparams"
 RUN_KEYS = ("n_timesteps", "policy", "env_wrapper", "env_kwargs", "noise_type", "noise_std")
 MODEL_KEYS = ("real_ratio", "synthetic_size", "agent", "dyna", "imagination", "fit", "ensemble")
@@ -122,6 +124,8 @@ def check_keys(entry: Mapping[str, Any], allowed: Iterable[str], where: str) -> 
 def read_entry(path: Path, env_id: str) -> dict[str, Any]:
     """The entry for ``env_id``: the file's ``default`` with the environment's own entry laid on it.
 
+    The module of ``module:Id-v0`` is no part of an entry's name.
+
     Raises:
         ValueError: if the file is missing or is not a mapping of mappings.
     """
@@ -134,7 +138,7 @@ def read_entry(path: Path, env_id: str) -> dict[str, Any]:
     document = document or {}
     if not isinstance(document, Mapping) or not all(isinstance(entry or {}, Mapping) for entry in document.values()):
         raise ValueError(f"{path} must map environment ids (or 'default') to hyperparameters.")
-    return merge(document.get("default") or {}, document.get(env_id) or {})
+    return merge(document.get("default") or {}, document.get(registered_id(env_id)) or {})
 
 
 def load_configuration(

@@ -20,10 +20,13 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.run_folder import MODEL_FILE, agent_file_name, next_folder, run_name, write_json_atomically
+
 SCRIPTS = Path(__file__).resolve().parent
 ARMS = {"with_model": "SAC with a learned model", "without_model": "the same SAC without it"}
 HORIZON = 20  # of the model pictures
-FILES = ("returns.png", "model_error.png", "model_trajectories.png", "film.mp4", "agent.zip", "dynamics.safetensors")
+FILES = ("returns.png", "model_error.png", "model_trajectories.png", "film.mp4", "agent.zip", MODEL_FILE)
+SUMMARIES = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def train_command(args: DemoArguments, arm: str, runs: Path) -> list[str]:
 
 def run_folder(args: DemoArguments, arm: str, runs: Path) -> Path:
     """Where ``train.py`` puts an arm's only run."""
-    return runs / "sac" / f"{args.env}_{arm}_1"
+    return runs / "sac" / f"{run_name(args.env, arm)}_1"
 
 
 def train_both(args: DemoArguments, runs: Path) -> None:
@@ -103,7 +106,7 @@ def make_pictures(args: DemoArguments, runs: Path, output: Path) -> None:
     from scripts import plot
 
     run = run_folder(args, "with_model", runs)
-    if not (run / "dynamics.safetensors").exists():
+    if not (run / MODEL_FILE).exists():
         raise RuntimeError("No model was fitted: raise --n-timesteps, or lower learning_starts in --hyperparams.")
     plot.main(["returns", str(runs), "-o", str(output / "returns.png")])
     if plot.main(["model", str(run), "-o", str(output), "--horizon", str(HORIZON)]):
@@ -112,14 +115,13 @@ def make_pictures(args: DemoArguments, runs: Path, output: Path) -> None:
 
 def collect(args: DemoArguments, runs: Path, output: Path) -> None:
     """Copy agent and model next to the pictures and put both summaries into one file."""
-    from scripts.run_folder import write_json_atomically
     from scripts.runs import read_run
 
     folder = run_folder(args, "with_model", runs)
-    shutil.copyfile(folder / f"{args.env}.zip", output / "agent.zip")
-    shutil.copyfile(folder / "dynamics.safetensors", output / "dynamics.safetensors")
+    shutil.copyfile(folder / agent_file_name(args.env), output / "agent.zip")
+    shutil.copyfile(folder / MODEL_FILE, output / MODEL_FILE)
     summaries = {arm: read_run(run_folder(args, arm, runs)).summary for arm in ARMS}
-    write_json_atomically(output / "demo.json", summaries)
+    write_json_atomically(output / SUMMARIES, summaries)
 
 
 def report(args: DemoArguments, runs: Path, output: Path) -> None:
@@ -133,7 +135,7 @@ def report(args: DemoArguments, runs: Path, output: Path) -> None:
     for arm, name in ARMS.items():
         print(f"   {name:<28}" + "".join(f"{found[arm].return_at(step):>9.0f}" for step in steps))
     print("   (One seed each, and early in training: see docs/results for runs over several seeds.)")
-    say(f"In {output}/: {', '.join(name for name in (*FILES, 'demo.json') if (output / name).exists())}")
+    say(f"In {output}/: {', '.join(name for name in (*FILES, SUMMARIES) if (output / name).exists())}")
     say("To load them:")
     print(
         f"""
@@ -142,8 +144,8 @@ def report(args: DemoArguments, runs: Path, output: Path) -> None:
     from stable_baselines3 import SAC
 
     agent = SAC.load("{output}/agent.zip")  # a pickle: load only what you made yourself
-    model = mbrl_wrappers.load("{output}/dynamics.safetensors")
-    env = mbrl_wrappers.ModelEnv(model, load_starts("{output}/dynamics.safetensors"), horizon=100)
+    model = mbrl_wrappers.load("{output}/{MODEL_FILE}")
+    env = mbrl_wrappers.ModelEnv(model, load_starts("{output}/{MODEL_FILE}"), horizon=100)
     obs, _ = env.reset(seed=0)
     action, _ = agent.predict(obs, deterministic=True)
 
@@ -160,8 +162,6 @@ def say(text: str) -> None:
 
 def new_runs_folder(output: Path) -> Path:
     """``<output>/runs_<n>`` with the next number, so that an earlier demonstration stays."""
-    from scripts.run_folder import next_folder
-
     output.mkdir(parents=True, exist_ok=True)
     return next_folder(output, "runs")
 
@@ -175,7 +175,7 @@ def demonstrate(args: DemoArguments) -> None:
     started = time.perf_counter()
     output = Path(args.output)
     runs = new_runs_folder(output)
-    for name in (*FILES, "demo.json"):
+    for name in (*FILES, SUMMARIES):
         (output / name).unlink(missing_ok=True)
     say(f"Training two agents on {args.env}, {args.n_timesteps:,} real steps and the same updates each, on two cores:")
     for arm, name in ARMS.items():

@@ -19,9 +19,8 @@ from typing import Any
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.run_folder import BEST_AGENT_FILE, MODEL_FILE
 from scripts.video import Film, choose_renderer
-
-MODEL_FILE = "dynamics.safetensors"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="enjoy.py", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("run", type=Path, help="run folder that train.py made, or a zip inside one")
-    add("--load-best", action="store_true", help="take best_model.zip of the folder, not the last agent")
+    add("--load-best", action="store_true", help=f"take {BEST_AGENT_FILE} of the folder, not the last agent")
     add("--n-episodes", type=int, default=5, help="episodes to play (default 5)")
     add("--seed", type=int, default=30_000, help="of the starts (default 30000: none of train.py's)")
     add("--device", default="auto", help="torch device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,29 @@ WrapperSpec = str | Mapping[str, Mapping[str, Any] | None] | None
 def check_env_id(env_id: str) -> None:
     """Refuse an id that Gymnasium does not know, naming the closest one.
 
+    Args:
+        env_id: ``Id-v0``, or ``module:Id-v0``, whose module is imported to register it.
+
     Raises:
-        ValueError: if nothing is registered under the id.
+        ValueError: if there is no such module, or nothing is registered under the id.
     """
-    if env_id in gym.registry:
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, and something that it needs is not
+            raise ValueError(
+                f"There is no module {module!r} to import for --env {env_id}: install it, or name its folder in "
+                "PYTHONPATH."
+            ) from error
+    if name in gym.registry:
         return
-    close = difflib.get_close_matches(env_id, list(gym.registry), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, list(gym.registry), n=1, cutoff=0.4)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"Gymnasium knows no environment {env_id!r}.{hint}")
+    where = f", and importing {module} registers none" if module else ""
+    raise ValueError(f"Gymnasium knows no environment {name!r}{where}.{hint}")
 
 
 def make_env(

@@ -18,11 +18,11 @@ from sb3_ext import DynaConfig
 from sb3_ext.default_model import DEFAULT_FIT
 from scripts.configuration import check_keys
 from scripts.phases import PhaseClock
+from scripts.run_folder import MODEL_FILE
 
 if TYPE_CHECKING:
     from sb3_ext.imagination import ImaginationConfig
 
-MODEL_FILE = "dynamics.safetensors"
 MAX_STARTS = 1000
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.run_folder import MODEL_FILE
 from scripts.runs import find_runs, group_runs
-
-MODEL_FILE = "dynamics.safetensors"
 
 
 def returns(args: argparse.Namespace) -> list[Path]:

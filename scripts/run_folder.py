@@ -9,6 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from scripts.env_id import safe_name
+
+MODEL_FILE = "dynamics.safetensors"
+SUMMARY_FILE = "summary.json"
+BEST_AGENT_FILE = "best_model.zip"  # as SB3's EvalCallback calls it
+
 
 def new_run_folder(log_folder: Path, algo: str, env_id: str, tag: str = "") -> Path:
     """Make ``<log_folder>/<algo>/<env>_<n>`` with the next free number.
@@ -18,12 +24,12 @@ def new_run_folder(log_folder: Path, algo: str, env_id: str, tag: str = "") -> P
     Args:
         log_folder: the root of all runs.
         algo: algorithm name.
-        env_id: environment id; slashes of namespaced ids become dashes.
+        env_id: environment id; a slash becomes a dash, and a module is left out.
         tag: optional arm name, put before the number.
     """
     parent = log_folder / algo
     parent.mkdir(parents=True, exist_ok=True)
-    stem = "_".join(part for part in (safe_name(env_id), tag) if part)
+    stem = run_name(env_id, tag)
     pattern = re.compile(re.escape(stem) + r"_(\d+)")
     taken = [int(match[1]) for entry in parent.iterdir() if (match := pattern.fullmatch(entry.name))]
     return next_folder(parent, stem, max(taken, default=0) + 1)
@@ -41,9 +47,14 @@ def next_folder(parent: Path, stem: str, number: int = 1) -> Path:
             return folder
 
 
-def safe_name(env_id: str) -> str:
-    """An environment id as a file name."""
-    return env_id.replace("/", "-").replace(":", "-")
+def run_name(env_id: str, tag: str = "") -> str:
+    """How the folders of an arm's runs are called, their number apart."""
+    return "_".join(part for part in (safe_name(env_id), tag) if part)
+
+
+def agent_file_name(env_id: str) -> str:
+    """How the agent that a run ended with is called in its folder."""
+    return f"{safe_name(env_id)}.zip"
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from scripts.interval import FloatArray
+from scripts.run_folder import SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: if it holds no readable summary.
     """
-    path = folder / "summary.json"
+    path = folder / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ValueError(f"{folder} is no run folder: it has no summary.json.") from error
+        raise ValueError(f"{folder} is no run folder: it has no {SUMMARY_FILE}.") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if "evaluations" not in summary:
@@ -78,7 +79,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     Raises:
         ValueError: if there are none.
     """
-    folders = {found.parent.resolve() for path in paths for found in path.rglob("summary.json")}
+    folders = {found.parent.resolve() for path in paths for found in path.rglob(SUMMARY_FILE)}
     runs = [run for run in map(read_run, sorted(folders)) if len(run.steps)]
     if not runs:
         raise ValueError("No run with an evaluation found; give folders that train.py made (or their parents).")

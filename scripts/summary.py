@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.run_folder import write_json_atomically
+from scripts.run_folder import SUMMARY_FILE, write_json_atomically
 
 _PACKAGES = {
     "mbrl_wrappers": "mbrl-wrappers",
@@ -89,4 +89,4 @@ class RunSummary:
         if self.evaluations:
             self.final_return = self.evaluations[-1].mean
             self.best_return = max(evaluation.mean for evaluation in self.evaluations)
-        write_json_atomically(folder / "summary.json", asdict(self))
+        write_json_atomically(folder / SUMMARY_FILE, asdict(self))

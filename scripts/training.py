@@ -17,10 +17,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.algorithms import ON_POLICY
 from scripts.arguments import TrainArguments
+from scripts.env_id import safe_name
 from scripts.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
 from scripts.interruption import StopOnSignal
 from scripts.phases import PhaseClock, TrainTimer
-from scripts.run_folder import new_run_folder, safe_name, write_text_atomically
+from scripts.run_folder import agent_file_name, new_run_folder, write_text_atomically
 from scripts.run_plan import Plan, plan_run
 from scripts.summary import RunSummary, versions
 
@@ -63,7 +64,7 @@ def train(args: TrainArguments, words: Sequence[str]) -> int:
                 agent = learn_with_model(plan, folder, clock, callbacks, evaluation)
             if stop.received is None:
                 evaluation.finish(again=args.model and args.algo in ON_POLICY)  # these learn after their last step
-        agent.save(folder / f"{safe_name(args.env)}.zip")
+        agent.save(folder / agent_file_name(args.env))
         if args.save_replay_buffer and args.algo not in ON_POLICY:
             agent.save_replay_buffer(folder / "replay_buffer.pkl")  # type: ignore[attr-defined]
         summary.finished = stop.received is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.run_folder import new_run_folder, safe_name, write_json_atomically, write_text_atomically
+from scripts.run_folder import agent_file_name, new_run_folder, write_json_atomically, write_text_atomically
 
 
 def test_numbers_count_up_from_one(tmp_path: Path) -> None:
@@ -32,8 +32,10 @@ def test_a_folder_made_meanwhile_is_not_shared(tmp_path: Path, monkeypatch: pyte
     assert new_run_folder(tmp_path, "sac", "Hopper-v5").name == "Hopper-v5_2"
 
 
-def test_namespaced_ids_stay_one_folder() -> None:
-    assert safe_name("dm_control/hopper-hop:v0") == "dm_control-hopper-hop-v0"
+@pytest.mark.parametrize("env_id", ["dm_control/hopper-hop-v0", "shimmy:dm_control/hopper-hop-v0"])
+def test_the_folder_is_named_after_the_task_and_stays_one(tmp_path: Path, env_id: str) -> None:
+    assert new_run_folder(tmp_path, "sac", env_id) == tmp_path / "sac" / "dm_control-hopper-hop-v0_1"
+    assert agent_file_name(env_id) == "dm_control-hopper-hop-v0.zip"
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
