@@ -43,6 +43,7 @@ def build_default_dynamics(
     termination_fn: TerminationFn | None = None,
     seed: int = 0,
     device: str = "auto",
+    **ensemble: Any,
 ) -> DefaultModel:
     """An :class:`EnsembleDynamics` for the agent's environment, with the task's own functions where they are exact.
 
@@ -52,6 +53,7 @@ def build_default_dynamics(
         termination_fn: used instead of the task registry's.
         seed: of the initial weights.
         device: as in SB3.
+        **ensemble: further arguments of :class:`EnsembleDynamics`, such as ``num_members`` and ``hidden``.
     """
     notes: list[str] = []
     if reward_fn is None or termination_fn is None:
@@ -73,6 +75,7 @@ def build_default_dynamics(
         termination_fn=termination_fn,
         seed=seed,
         device=device,
+        **ensemble,
     )
     return DefaultModel(dynamics, tuple(notes))
 

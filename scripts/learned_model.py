@@ -7,15 +7,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
 
 import mbrl_wrappers
 from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitReport, RolloutLength, Trainer, Transitions
 from mbrl_wrappers.seeding import spawn_seeds
-from mbrl_wrappers.tasks import task_functions
 from sb3_ext import DynaConfig
-from sb3_ext.default_model import DEFAULT_FIT
+from sb3_ext.default_model import DEFAULT_FIT, build_default_dynamics
 from scripts.configuration import check_keys
 from scripts.phases import PhaseClock
 from scripts.run_folder import MODEL_FILE
@@ -59,7 +58,7 @@ class LearnedModel:
 
     Args:
         block: the configuration's ``model`` block.
-        env: a live real environment.
+        vec_env: the live real environments.
         clock: counts the fitting.
         seed: of weights, holdout and batches.
         device: where the model computes.
@@ -69,22 +68,14 @@ class LearnedModel:
     """
 
     def __init__(
-        self, block: Mapping[str, Any], env: gym.Env[Any, Any], clock: PhaseClock, *, seed: int, device: str = "auto"
+        self, block: Mapping[str, Any], vec_env: VecEnv, clock: PhaseClock, *, seed: int, device: str = "auto"
     ) -> None:
-        known = task_functions(env)
         model_seed, trainer_seed = spawn_seeds(seed, 2)
-        self.dynamics = EnsembleDynamics(
-            env.observation_space,
-            env.action_space,
-            reward_fn=known.reward_fn,
-            termination_fn=known.termination_fn,
-            seed=model_seed,
-            device=device,
-            **ensemble_arguments(block.get("ensemble") or {}),
-        )
+        ensemble = ensemble_arguments(block.get("ensemble") or {})
+        built = build_default_dynamics(vec_env, seed=model_seed, device=device, **ensemble)
+        self.dynamics, self.notes = built.dynamics, built.notes
         config = fit_config(block.get("fit") or {})
         self.trainer = RecordingTrainer(self.dynamics, config, clock, seed=trainer_seed)
-        self.notes = known.notes
 
     def record(self) -> dict[str, Any]:
         """What ``summary.json`` says of the model."""

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from mbrl_wrappers.checkpoint import resolve_device
+from mbrl_wrappers.optional import require
 from scripts.algorithms import ON_POLICY, action_noise, agent_class, agent_keys, readable_policy_kwargs
 from scripts.arguments import TrainArguments
 from scripts.configuration import HYPERPARAMS_FOLDER, RunConfiguration, check_keys, load_configuration, merge
@@ -52,7 +55,7 @@ class Plan:
             env: what it trains on.
             **extra: further keyword arguments, such as the replay buffer of the model path.
         """
-        kwargs: dict[str, Any] = {**self.config.agent, **extra}
+        kwargs: dict[str, Any] = {"verbose": self.args.verbose, **self.config.agent, **extra}
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], self.args.backend)
         noise = action_noise(self.config.run, env.action_space)
@@ -63,20 +66,25 @@ class Plan:
             env=env,
             seed=self.args.seed,
             device=self.args.device,
-            verbose=self.args.verbose,
             tensorboard_log=self.args.tensorboard_log or None,
             **kwargs,
         )
 
 
 def plan_run(args: TrainArguments) -> Plan:
-    """Resolve and check everything that can be wrong before a folder is made.
+    """Resolve and check everything that can be wrong before a folder is made and that needs nothing to be built.
 
     Raises:
         ValueError: with what to change.
-        ImportError: if the agent's library is missing.
+        ImportError: if a library is missing that the agent or a flag needs.
     """
     check_env_id(args.env)
+    check_device(args.device)
+    if args.tensorboard_log:
+        require("tensorboard", extra="tensorboard")
+    if args.progress:
+        require("tqdm", extra="progress")
+        require("rich", extra="progress")
     cls = agent_class(args.algo, args.backend)
     path = Path(args.conf_file) if args.conf_file else HYPERPARAMS_FOLDER / f"{args.algo}.yml"
     keys = agent_keys(cls)
@@ -90,6 +98,19 @@ def plan_run(args: TrainArguments) -> Plan:
         config.agent["gradient_steps"] = _gradient_steps(args, config.agent.get("train_freq", 1))
     env_kwargs = {**(config.run.get("env_kwargs") or {}), **args.env_kwargs}
     return Plan(args, cls, config, n_timesteps, env_kwargs)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or cannot use.
+
+    Raises:
+        ValueError: with what torch says of it.
+    """
+    try:
+        th.zeros(1, device=resolve_device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device} cannot be used here ({reason}); take auto, cpu or cuda.") from error
 
 
 def _with_model(config: RunConfiguration, args: TrainArguments, keys: list[str]) -> RunConfiguration:

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.algorithms import ON_POLICY
 from scripts.arguments import TrainArguments
+from scripts.assembly import build_dyna, build_model, rehearse
 from scripts.env_id import safe_name
 from scripts.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
 from scripts.interruption import StopOnSignal
@@ -40,6 +41,7 @@ def train(args: TrainArguments, words: Sequence[str]) -> int:
         ImportError: if a library is missing.
     """
     plan = plan_run(args)
+    rehearse(plan)
     command = shlex.join(["python", "scripts/train.py", *words])
     clock = PhaseClock()
     stop = StopOnSignal()
@@ -88,23 +90,15 @@ def learn_without_model(
 def learn_with_model(
     plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
 ) -> BaseAlgorithm:
-    """The same agent with a mixed replay buffer and the Dyna callback: nothing else differs."""
-    from sb3_ext import DynaCallback, MixedReplayBuffer
+    """Dyna: the agent trains on what it did and on what the model imagines."""
     from sb3_ext.callbacks import mixed_buffer
-    from scripts.learned_model import LearnedModel, dyna_config
 
-    args, block = plan.args, plan.config.model
     with closing(training_env(plan, folder, clock)) as env:
-        model = LearnedModel(block, env.envs[0], clock, seed=args.seed, device=args.device)
-        config = dyna_config(block.get("dyna") or {})
-        dyna = DynaCallback(model.dynamics, config, trainer=model.trainer, seed=args.seed, verbose=args.verbose)
+        parts = build_dyna(plan, env, clock, verbose=plan.args.verbose)
+        agent, model, dyna = parts.agent, parts.model, parts.dyna
         clock.follow("model_rollout", lambda: dyna.rollout_seconds)
         evaluation.model_record = model.record
-        buffer = {key: block[key] for key in ("real_ratio", "synthetic_size") if key in block}
-        agent = plan.build_agent(
-            env, replay_buffer_class=MixedReplayBuffer, replay_buffer_kwargs={**buffer, "seed": args.seed}
-        )
-        agent.learn(plan.n_timesteps, callback=[*callbacks, dyna, TrainTimer(clock)], progress_bar=args.progress)
+        agent.learn(plan.n_timesteps, callback=[*callbacks, dyna, TrainTimer(clock)], progress_bar=plan.args.progress)
         if model.trainer.history:
             model.save(folder, mixed_buffer(agent).real_transitions())
     return agent
@@ -115,12 +109,12 @@ def learn_in_the_model(
 ) -> BaseAlgorithm:
     """On-policy agents see the real environment only to collect data, and learn inside the model."""
     from sb3_ext.imagination import learn_in_imagination
-    from scripts.learned_model import LearnedModel, imagination_config
+    from scripts.learned_model import imagination_config
 
     args, block = plan.args, plan.config.model
     with closing(Monitor(plan.env(), str(folder / "0"))) as env:
         clock.time_calls(env, "step", "env_step")
-        model = LearnedModel(block, env, clock, seed=args.seed, device=args.device)
+        model = build_model(plan, DummyVecEnv([lambda: env]), clock, verbose=args.verbose)
         evaluation.model_record = model.record
 
         def build(model_env: VecEnv) -> Any:

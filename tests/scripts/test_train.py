@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,11 @@ def test_a_signal_saves_and_sets_the_exit_code(
         (["--hyperparams", "learning_rat:1"], "Did you mean 'learning_rate'?"),
         (["--backend", "sbx", "--algo", "qrdqn"], "--backend sbx has no qrdqn"),
         (["--algo", "ppo", "--updates-per-step", "2"], "no meaning for the on-policy ppo"),
+        (["--device", "abacus"], "--device abacus cannot be used here (Expected one of"),
+        (["--env", "CartPole-v1"], "only supports"),  # these are found out by building the agent
+        (["--hyperparams", "policy:LinearPolicy"], "LinearPolicy"),
+        (["--hyperparams", "policy_kwargs.activation_fn:sine"], "activation_fn must be one of"),
+        (["--env-kwargs", "colour:red"], "colour"),
     ],
 )
 def test_mistakes_leave_no_folder(
@@ -119,6 +125,19 @@ def test_mistakes_leave_no_folder(
 ) -> None:
     assert main(["--no-model", "-f", str(tmp_path), *argv]) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("library", "argv"),
+    [("tensorboard", ["-tb", "board"]), ("rich", ["-P"]), ("tqdm", ["-P"]), ("sb3_contrib", ["--algo", "tqc"])],
+)
+def test_missing_libraries_are_named_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    assert main(["--no-model", "-f", str(tmp_path), *argv]) == 2
+    assert f"needs {library}, which is not installed: pip install" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -188,6 +188,9 @@ def test_discrete_actions(tmp_path: Path) -> None:
         (["fit.batch_size:0"], "batch_size must be an integer of at least 1"),
         (["ensemble.device:cpu"], "Unknown key 'device' in the ensemble block"),
         (["agent.gama:0.9"], "Did you mean 'gamma'?"),
+        (["real_ratio:2"], "real_ratio"),  # these are found out by building agent and model
+        (["ensemble.num_elites:9"], "num_elites"),
+        (["use_sde:true"], "use_sde=True is not supported"),
     ],
 )
 def test_mistakes_in_the_model_block(
@@ -196,6 +199,30 @@ def test_mistakes_in_the_model_block(
     assert main(["--env", "Pendulum-v1", "-f", str(tmp_path), "--hyperparams", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+def test_a_task_that_models_cannot_take_leaves_no_folder(
+    tmp_path: Path, algo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--env", "FrozenLake-v1", "--algo", algo, "-f", str(tmp_path)]) == 2
+    assert "Observation space Discrete(16) is not supported" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["agent.batch_size:1", "agent.learning_rate:fast", "imagination.num_envs:1"])
+def test_an_agent_that_cannot_be_built_in_the_model_leaves_no_folder(tmp_path: Path, word: str) -> None:
+    words = ["agent.n_steps:1", "agent.batch_size:2", word]  # one row is too few for an advantage
+    assert main(["--env", "Pendulum-v1", "--algo", "ppo", "-f", str(tmp_path), "--hyperparams", *words]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_known_of_the_task_is_said_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert summary_of(run)["model"]["notes"] == []
+    argv = [*SAC, "-f", str(tmp_path), "--env", "Swimmer-v5", "-n", "10", "--verbose", "1"]
+    with pytest.warns(UserWarning, match="never fitted"):
+        assert main(argv) == 0
+    assert capsys.readouterr().out.count("[model] The reward is learned.") == 1
 
 
 def test_rollout_length_from_yaml() -> None:
