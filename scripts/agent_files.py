@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.algorithms import ON_POLICY, agent_class, readable_policy_kwargs
 from scripts.environments import make_real_vec_env
@@ -30,7 +30,7 @@ class AgentFile:
     path: Path
     run: Run
 
-    def make_env(self, seed: int, **env_kwargs: Any) -> VecEnv:
+    def make_env(self, seed: int, **env_kwargs: Any) -> DummyVecEnv:
         """The real environment the agent was trained on, e.g. with ``render_mode="rgb_array"``."""
         summary = self.run.summary
         wrapper = summary["hyperparameters"].get("env_wrapper")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 if not __package__:  # run as a file: imports start at the checkout
@@ -31,25 +31,18 @@ SUMMARIES = "demo.json"
 
 @dataclass(frozen=True)
 class DemoArguments:
-    """What to demonstrate; the defaults take about ten minutes on two idle cores.
+    """What to demonstrate, with the words of ``--help``; the defaults take about ten minutes on two idle cores."""
 
-    Attributes:
-        output: folder for everything the demonstration makes.
-        env: the task.
-        n_timesteps: real steps of each agent.
-        updates_per_step: agent updates per real step, the same for both.
-        eval_episodes: episodes per evaluation.
-        seed: of everything.
-        hyperparams: further settings in the form of ``train.py --hyperparams``, separated by spaces.
-    """
-
-    output: str = "demo"
-    env: str = "Hopper-v5"
-    n_timesteps: int = 5000
-    updates_per_step: float = 20.0
-    eval_episodes: int = 5
-    seed: int = 0
-    hyperparams: str = "learning_starts:1000 policy_kwargs.net_arch:[128,128]"
+    output: str = field(default="demo", metadata={"help": "folder for everything the demonstration makes"})
+    env: str = field(default="Hopper-v5", metadata={"help": "the task: a Gymnasium environment id"})
+    n_timesteps: int = field(default=5000, metadata={"help": "real steps of each agent"})
+    updates_per_step: float = field(default=20.0, metadata={"help": "agent updates per real step, the same for both"})
+    eval_episodes: int = field(default=5, metadata={"help": "episodes per evaluation"})
+    seed: int = field(default=0, metadata={"help": "of everything"})
+    hyperparams: str = field(
+        default="learning_starts:1000 policy_kwargs.net_arch:[128,128]",
+        metadata={"help": "further settings of both agents, as one word: train.py --hyperparams, separated by spaces"},
+    )
 
 
 def train_command(args: DemoArguments, arm: str, runs: Path) -> list[str]:
@@ -191,10 +184,14 @@ def demonstrate(args: DemoArguments) -> None:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> DemoArguments:
     """Parse the command line, one flag per field of :class:`DemoArguments`."""
-    parser = argparse.ArgumentParser(prog="demo.py", description=(__doc__ or "").split("\n")[0])
-    for field in fields(DemoArguments):
-        default = getattr(DemoArguments(), field.name)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(default), default=default)
+    parser = argparse.ArgumentParser(
+        prog="demo.py",
+        description=(__doc__ or "").split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for each in fields(DemoArguments):
+        kind, text = type(each.default), each.metadata["help"]
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=kind, default=each.default, help=text)
     return DemoArguments(**vars(parser.parse_args(argv)))
 
 

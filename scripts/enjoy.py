@@ -32,9 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--n-episodes", type=int, default=5, help="episodes to play (default 5)")
     add("--seed", type=int, default=30_000, help="of the starts (default 30000: none of train.py's)")
     add("--device", default="auto", help="torch device")
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--deterministic", action="store_true", default=True, help="take the mean action (default)")
-    choice.add_argument("--stochastic", dest="deterministic", action="store_false", help="draw the actions")
+    add("--stochastic", action="store_true", help="draw the actions, as in training; without it the mean is taken")
     add("--video", type=Path, help="film the episodes: .mp4 or .gif (needs off-screen rendering)")
     add("--model", action="store_true", help="play inside the learned model: everything shown is imagined")
     add("--horizon", type=int, default=1000, help="length of imagined episodes (default 1000)")
@@ -86,7 +84,7 @@ def enjoy(args: argparse.Namespace) -> None:
     totals = []
     with Film(args.video, env.metadata.get("render_fps", 30)) if args.video else nullcontext() as film:
         for number in range(args.n_episodes):
-            result = play_episode(env, agent, args.seed + number, deterministic=args.deterministic, film=film)
+            result = play_episode(env, agent, args.seed + number, deterministic=not args.stochastic, film=film)
             totals.append(result.total)
             print(f"  episode {number + 1}: {label} {result.total:.1f}, {result.length} steps, {result.ended_by}")
     print(f"mean {label} {sum(totals) / len(totals):.1f}")

@@ -19,6 +19,8 @@ plt: Any = require("matplotlib.pyplot", extra="plots")
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; black stays free for real data.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+# One per colour. All but the first have gaps, through which an equal curve below is seen.
+LINES: tuple[Any, ...] = ("-", *((0, dashes) for dashes in ((4, 2), (2, 2), (6, 2, 1, 2), (1, 2), (3, 5), (1.5, 6))))
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def aggregate_curve(runs: Sequence[Run]) -> tuple[FloatArray, FloatArray]:
 
 def draw_task(axes: Any, task: str, arms: Mapping[str, Sequence[Run]], marks: Sequence[Mark] = ()) -> None:
     """Draw all arms of one task, and published marks, into one axes."""
-    for colour, (arm, runs) in zip(_cycle(len(arms)), arms.items(), strict=True):
+    for index, (arm, runs) in enumerate(arms.items()):
+        colour, line = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
         steps, (value, low, high) = aggregate_curve(runs)
         seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-        axes.plot(steps, value, color=colour, lw=1.8, label=f"{arm} ({seeds})")
+        axes.plot(steps, value, color=colour, ls=line, lw=1.8, label=f"{arm} ({seeds})")
         if len(runs) > 1:
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
     labels = sorted({mark.label for mark in marks if mark.task == task})
@@ -101,10 +104,6 @@ def draw_task(axes: Any, task: str, arms: Mapping[str, Sequence[Run]], marks: Se
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
 def plot_returns(

@@ -34,6 +34,7 @@ def model(args: argparse.Namespace) -> list[Path]:
     import mbrl_wrappers
     from scripts.agent_files import find_agent
     from scripts.model_pictures import plot_comparison, plot_horizon_errors
+    from scripts.observation_names import observation_names
     from scripts.open_loop import collect_episodes, compare, horizon_errors
 
     if args.horizon < 1 or args.steps < 1:
@@ -44,9 +45,9 @@ def model(args: argparse.Namespace) -> list[Path]:
     env = agent_file.make_env(args.seed)
     agent = agent_file.load(env, trust=args.trust)
     episodes = collect_episodes(env, agent, args.steps)
+    names = observation_names(env.envs[0])
     env.close()
     dynamics = mbrl_wrappers.load(args.run / MODEL_FILE)
-    names = [f"observation {index}" for index in range(dynamics.observation_space.shape[0])]
     output = args.output or args.run
     output.mkdir(parents=True, exist_ok=True)
     title = f"{agent_file.run.task}, {agent_file.run.arm}, {agent_file.run.summary['real_steps']:,} real steps"

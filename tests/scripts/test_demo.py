@@ -37,6 +37,14 @@ def test_arms_differ_in_the_model_only() -> None:
     assert set(with_model) ^ set(without) == {"with_model", "without_model", "-P", "--no-model"}
 
 
+def test_help_says_what_every_option_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        demo.parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--seed SEED of everything (default: 0)" in text
+    assert text.count("(default: ") == len(vars(TINY))
+
+
 def test_earlier_runs_stay(tmp_path: Path) -> None:
     assert [demo.new_runs_folder(tmp_path / "demo").name for _ in range(2)] == ["runs_1", "runs_2"]
 

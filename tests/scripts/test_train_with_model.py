@@ -9,11 +9,12 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+import stable_baselines3
 
 import mbrl_wrappers
 from mbrl_wrappers import RolloutLength
 from mbrl_wrappers.checkpoint import load_starts
-from scripts import enjoy, plot
+from scripts import enjoy, model_pictures, plot
 from scripts.agent_files import find_agent
 from scripts.learned_model import dyna_config, episode_starts
 from scripts.train import main
@@ -91,10 +92,33 @@ def test_enjoy_inside_the_model_says_so(run: Path, capsys: pytest.CaptureFixture
     assert "episode 1: IMAGINED return" in out
 
 
-def test_model_pictures(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "deterministic"), [([], True), (["--stochastic"], False)])
+def test_enjoy_draws_actions_only_when_asked_to(
+    run: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], deterministic: bool
+) -> None:
+    seen = []
+    original = stable_baselines3.SAC.predict
+
+    def predict(self: stable_baselines3.SAC, *args: object, **kwargs: object) -> object:
+        seen.append(kwargs["deterministic"])
+        return original(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stable_baselines3.SAC, "predict", predict)
+    assert enjoy.main([str(run), "--n-episodes", "1", *flags]) == 0
+    assert set(seen) == {deterministic}
+
+
+def test_model_pictures(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for function in ("plot_horizon_errors", "plot_comparison"):
+        original = getattr(model_pictures, function)
+        monkeypatch.setattr(
+            model_pictures, function, lambda *args, original=original: names.append(args[1]) or original(*args)
+        )
     assert plot.main(["model", str(run), "--horizon", "3", "--steps", "60", "-o", str(tmp_path / "new")]) == 0
     for name in ("model_error.png", "model_trajectories.png"):
         assert (tmp_path / "new" / name).read_bytes().startswith(b"\x89PNG")
+    assert names == [["slider", "hinge", "slider velocity", "hinge velocity"]] * 2
 
 
 class Canary:
