@@ -1,1 +1,33 @@
 """Planning with any model. Planners see protocols only: never a concrete model, an environment or an agent."""
+
+from controllers.mpc import MPCPolicy, MPCState, Objective, Proposals
+from controllers.plan import Plan, Planner, PlanReport, WarmStart
+from controllers.problem import PlanningProblem
+from controllers.risk import CVaR, Mean, MeanMinusStd, Risk, Worst
+from controllers.shooting.cem import CEM
+from controllers.shooting.gradient import GradientShooting
+from controllers.shooting.icem import ICEM
+from controllers.shooting.mppi import MPPI
+from controllers.shooting.random_shooting import RandomShooting
+
+__all__ = [
+    "CEM",
+    "ICEM",
+    "MPPI",
+    "CVaR",
+    "GradientShooting",
+    "MPCPolicy",
+    "MPCState",
+    "Mean",
+    "MeanMinusStd",
+    "Objective",
+    "Plan",
+    "PlanReport",
+    "Planner",
+    "PlanningProblem",
+    "Proposals",
+    "RandomShooting",
+    "Risk",
+    "WarmStart",
+    "Worst",
+]

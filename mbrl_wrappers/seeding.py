@@ -25,6 +25,11 @@ def spawn_seeds(seed: int, count: int) -> list[int]:
     return [int(child.generate_state(1, np.uint64)[0] >> 2) for child in np.random.SeedSequence(seed).spawn(count)]
 
 
+def seed_at(seed: int, index: int) -> int:
+    """The ``index``-th seed of an endless independent sequence, without the ones before it."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 2)
+
+
 def draw_seed(generator: th.Generator) -> int:
     """One integer drawn from ``generator``, to seed something that takes an int."""
     return int(th.randint(2**31 - 1, (), generator=generator, device=generator.device))

@@ -49,6 +49,24 @@ class ActionCodec:
         """Whether model actions are one-hot rows."""
         return isinstance(self.action_space, spaces.Discrete)
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Sizes of the one-hot groups of a model action: none for Box, ``(n,)`` for Discrete."""
+        return (self.size,) if self.is_discrete else ()
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest model action, each ``(A,)``.
+
+        -1 and 1 for a bounded dimension of a Box, 0 and 0 for one of zero width, the space's own for an unbounded one;
+        0 and 1 for a one-hot row.
+        """
+        if isinstance(self.action_space, spaces.Discrete):
+            return th.zeros(self.size), th.ones(self.size)
+        bounded = self._low.isfinite() & self._high.isfinite()
+        edge = (self._half > 0).float()
+        return th.where(bounded, -edge, self._low), th.where(bounded, edge, self._high)
+
     def encode(self, action: Tensor) -> Tensor:
         """Environment actions ``(B, A)`` or Discrete ``(B,)`` to model actions ``(B, A)`` float32."""
         if isinstance(self.action_space, spaces.Discrete):

@@ -21,11 +21,13 @@ A *model action* is what models, planners and replay buffers use: a Box action s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch as th
 from gymnasium import spaces
 from torch import Generator, Tensor
+
+from mbrl_wrappers.ranges import room
 
 S = TypeVar("S")
 """A model's state: a NamedTuple of ``(B, ...)`` tensors that is never mutated."""
@@ -116,12 +118,9 @@ class Limits(NamedTuple):
     def valid(self, prediction: Prediction) -> Tensor:
         """Which rows are finite and inside the limits, ``(B,)`` bool (a NaN compares false)."""
         obs, reward = prediction.next_obs, prediction.reward
-        largest = th.finfo(obs.dtype).max  # an infinite limit still refuses infinity
-        low, high, reward_low, reward_high = (
-            limit.to(obs.device, obs.dtype).clamp(-largest, largest) for limit in self
-        )
-        inside = ((obs >= low) & (obs <= high)).all(1)
-        return inside & (reward >= reward_low) & (reward <= reward_high)
+        low, high, reward_low, reward_high = (limit.to(obs.device, obs.dtype) for limit in self)
+        # Infinity has no distance to an infinite limit, so it is refused there too.
+        return (room(obs, low, high) >= 0) & (room(reward[:, None], reward_low, reward_high) >= 0)
 
     @classmethod
     def none(cls, obs_size: int) -> Limits:
@@ -162,6 +161,44 @@ class DynamicsModel(Protocol[S]):
         ...
 
 
+S_in = TypeVar("S_in", contravariant=True)
+
+
+@runtime_checkable
+class SequenceModel(Protocol[S_in]):
+    """A model that rolls whole action sequences faster, or more exactly, than step by step (a simulator)."""
+
+    def rollout(self, state: S_in, actions: Tensor, *, generator: Generator) -> Prediction:
+        """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``.
+
+        What a row predicts after its first termination, or once it is not finite, has no meaning and is not read.
+        """
+        ...
+
+
+@runtime_checkable
+class SharedNoiseModel(Protocol[S]):
+    """A stochastic model that can give several candidates the same random draws (common random numbers)."""
+
+    def step_shared(self, state: S, action: Tensor, *, generator: Generator, groups: int) -> tuple[S, Prediction]:
+        """Like ``step``, with rows as ``groups`` equal blocks: row ``i`` of every block sees the same draws."""
+        ...
+
+
+@runtime_checkable
+class VectorStateModel(Protocol[S]):
+    """A model whose Markov state is a vector in which derivatives can be taken."""
+
+    def state_vector(self, state: S) -> Tensor:
+        """The coordinates ``(B, X)`` of each row."""
+        ...
+
+    def with_state_vector(self, state: S, vector: Tensor) -> S:
+        """``state`` with its coordinates replaced by ``vector (B, X)``; what they do not cover stays."""
+        ...
+
+
+@runtime_checkable
 class LatentModel(DynamicsModel[S], Protocol[S]):
     """A model whose state is a belief that filters observations."""
 

@@ -1,0 +1,233 @@
+"""Model predictive control: any model and any planner behind Stable-Baselines3's ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from torch import Tensor
+from typing_extensions import Unpack
+
+from controllers.plan import Plan, Planner, WarmStart
+from controllers.problem import PlanningProblem, TerminalValue
+from controllers.risk import Risk
+from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.rows import take_rows
+from mbrl_wrappers.seeding import seed_at, torch_generator
+from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.types import DynamicsModel, LatentModel, RolloutPolicy
+
+S = TypeVar("S")
+
+
+class Objective(TypedDict, total=False):
+    """What :class:`MPCPolicy` hands on to each :class:`~controllers.PlanningProblem`, by the same names."""
+
+    discount: float
+    particles: int
+    risk: Risk | None
+    terminal_value: TerminalValue | None
+    terminal_reward: float
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Sequences that a policy takes inside the model, as candidates of every plan (TD-MPC, Hansen et al. 2022).
+
+    Attributes:
+        policy: for example an SB3 agent as :class:`sb3_ext.AgentPolicy`.
+        count: sequences per plan.
+    """
+
+    policy: RolloutPolicy
+    count: int = 8
+
+    def __post_init__(self) -> None:
+        at_least("count", self.count)
+
+
+class MPCState(NamedTuple):
+    """What travels from one ``predict`` to the next, one row per environment.
+
+    Attributes:
+        actions: ``(N, H, A)`` the plan under way.
+        age: ``(N,)`` int64, how many of its actions have been executed.
+        warm_start: what the next plan starts from, not yet shifted.
+        steps: ``(N,)`` int64, actions taken in this episode.
+        belief: of a latent model, None otherwise.
+        calls: calls of ``predict`` so far, which selects the random stream.
+    """
+
+    actions: Tensor
+    age: Tensor
+    warm_start: WarmStart
+    steps: Tensor
+    belief: Any
+    calls: int
+
+
+class MPCPolicy(Generic[S]):
+    """Plans in a model, executes the first actions, plans again; a drop-in for an agent in ``evaluate_policy``.
+
+    ``predict`` is a pure function of its arguments: plan, unspent actions and belief travel in ``state``, the random
+    stream follows from ``seed`` and the number of calls, and rows with ``episode_start`` start afresh while all others
+    go on. A caller that drops the state gets a plan from scratch in each step.
+
+    Args:
+        model: any dynamics model; one that is bound to live environments reads their state when it plans.
+        planner: any planner.
+        horizon: steps planned ahead.
+        execute: actions executed before the next plan; the next one starts from the rest.
+        episode_steps: length of an episode when it is fixed: no plan then looks past its end.
+        proposals: candidates from a policy.
+        seed: of every draw.
+        **objective: ``discount``, ``particles``, ``risk``, ``terminal_value``, ``terminal_reward`` of
+            :class:`~controllers.PlanningProblem`.
+
+    Attributes:
+        last_plan: the latest plan with its report and candidates, for logs and pictures; None before the first.
+        last_problem: what it solved.
+
+    Raises:
+        ValueError: for impossible numbers, or when more actions are executed than planned.
+        TypeError: for an action space that cannot be planned in.
+    """
+
+    def __init__(
+        self,
+        model: DynamicsModel[S],
+        planner: Planner,
+        horizon: int = 25,
+        *,
+        execute: int = 1,
+        episode_steps: int | None = None,
+        proposals: Proposals | None = None,
+        seed: int = 0,
+        **objective: Unpack[Objective],
+    ) -> None:
+        self.model, self.planner = model, planner
+        self.horizon = at_least("horizon", horizon)
+        self.execute = at_least("execute", execute)
+        if execute > horizon:
+            raise ValueError(
+                f"Cannot execute {execute} actions of a plan of {horizon}: lower execute or raise horizon."
+            )
+        self.episode_steps = None if episode_steps is None else at_least("episode_steps", episode_steps)
+        self.proposals, self.seed, self.objective = proposals, seed, objective
+        self.observation_space, self.action_space = model.observation_space, model.action_space
+        self.codec = ActionCodec(model.action_space)
+        self.last_plan: Plan | None = None
+        self.last_problem: PlanningProblem[S] | None = None
+        nowhere = th.zeros(1, *model.observation_space.shape)
+        PlanningProblem(model, nowhere, horizon, **objective)  # what is wrong with the objective shows here, not later
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """The action to take, and the state to pass to the next call.
+
+        Args:
+            observation: one observation ``(O,)`` or a batch ``(N, O)`` of raw observations.
+            state: what the previous call returned; None at first.
+            episode_start: ``(N,)`` bool, rows whose episode begins with this observation.
+            deterministic: accepted for Stable-Baselines3's sake; planning adds no noise to what it executes.
+
+        Raises:
+            ValueError: for observations that are not the model's or not finite, and for a state of another batch.
+        """
+        obs, single = self._observed(observation)
+        first = np.zeros(len(obs), bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
+        if len(first) != len(obs):
+            raise ValueError(f"episode_start has {len(first)} rows and there are {len(obs)} observations.")
+        state = self._continued(state, obs, th.as_tensor(first, device=obs.device))
+        due = (state.age < 0) | (state.age >= self.execute)
+        for horizon, rows in self._groups(state, due):
+            state = self._replanned(state, obs, horizon, rows)
+        each = th.arange(len(obs), device=obs.device)
+        action = state.actions[each, state.age]
+        if state.belief is not None:
+            state = state._replace(belief=(state.belief[0], action))
+        env_action = self.codec.to_env(action)
+        state = state._replace(age=state.age + 1, steps=state.steps + 1, calls=state.calls + 1)
+        return (env_action[0] if single else env_action), state
+
+    def _observed(self, observation: Any) -> tuple[Tensor, bool]:
+        """The observations as ``(N, O)`` and whether there was just one, without its batch dimension."""
+        array = np.asarray(observation)
+        shape = self.observation_space.shape
+        if not np.issubdtype(array.dtype, np.number) or array.shape[-1:] != shape or array.ndim not in (1, 2):
+            raise ValueError(
+                f"The model observes {shape}, and the observation has shape {array.shape}: is this a model of another "
+                "environment, or is the observation not flat?"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("The observation holds NaN or infinity: nothing can be planned from it.")
+        # In its own precision: simulators and derivatives may want more than float32.
+        obs = th.as_tensor(np.array(array, array.dtype if array.dtype == np.float64 else np.float32))
+        return th.atleast_2d(obs).to(self.model.device), array.ndim == 1
+
+    def _continued(self, state: Any, obs: Tensor, first: Tensor) -> MPCState:
+        """The state before planning: beginnings cleared, the belief brought up to date."""
+        count, device = len(obs), obs.device
+        generator = torch_generator(seed_at(self.seed, 0 if state is None else 2 * state.calls + 1), device)
+        if state is None:
+            actions = th.zeros(count, self.horizon, self.codec.size, device=device)
+            known = th.zeros(count, dtype=th.bool, device=device)
+            none = th.full((count,), -1, device=device)
+            state = MPCState(actions, none, WarmStart(actions, known), none * 0, None, 0)
+            first = th.ones_like(first)
+        if not isinstance(state, MPCState) or len(state.age) != count:
+            raise ValueError(f"state must be what predict returned for the same {count} environments, or None.")
+        state = state._replace(
+            age=th.where(first, -1, state.age),
+            steps=th.where(first, 0, state.steps),
+            warm_start=state.warm_start._replace(known=state.warm_start.known & ~first),
+        )
+        if isinstance(self.model, LatentModel):
+            belief, action = state.belief or (
+                self.model.initial(count),
+                th.zeros(count, self.codec.size, device=device),
+            )
+            belief = self.model.observe(belief, action, obs, first, generator=generator)
+            state = state._replace(belief=(belief, action))
+        return MPCState(*state)
+
+    def _groups(self, state: MPCState, due: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Rows to plan for, ``int64``, by the horizon they have left."""
+        rows = due.nonzero().squeeze(1)
+        if self.episode_steps is None:
+            if len(rows):
+                yield self.horizon, rows
+            return
+        left = (self.episode_steps - state.steps[rows]).clamp(1, self.horizon)
+        for horizon in left.unique().tolist():
+            yield horizon, rows[left == horizon]
+
+    def _replanned(self, state: MPCState, obs: Tensor, horizon: int, rows: Tensor) -> MPCState:
+        """The state once ``rows`` have a new plan."""
+        start: Any = obs[rows] if state.belief is None else take_rows(state.belief[0], rows)
+        problem = PlanningProblem(self.model, start, horizon, **self.objective)
+        generator = torch_generator(seed_at(self.seed, 2 * state.calls + 2), problem.device)
+        left = state.warm_start
+        elites = None if left.elites is None else left.elites[rows]
+        warm = WarmStart(left.actions[rows], left.known[rows], elites).shifted(self.execute, problem).cut(horizon)
+        if self.proposals is not None:
+            proposed = problem.propose(self.proposals.policy, self.proposals.count, generator=generator)
+            warm = warm._replace(proposals=proposed)
+        plan = self.planner.plan(problem, warm, generator=generator)
+        self.last_plan, self.last_problem = plan, problem
+        long = plan.next_start.extended(self.horizon, problem)
+        planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)
+        return state._replace(
+            actions=state.actions.index_copy(0, rows, planned.actions.to(state.actions)),
+            age=state.age.index_fill(0, rows, 0),
+            warm_start=left.replaced(rows, long),
+        )

@@ -1,0 +1,138 @@
+"""Plans: what planners return, and what the next plan starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch as th
+from torch import Generator, Tensor
+
+from controllers.problem import PlanningProblem
+
+
+class WarmStart(NamedTuple):
+    """What the previous plan leaves to the next one, in model actions.
+
+    Attributes:
+        actions: ``(N, H, A)`` the sequence to start from.
+        known: ``(N,)`` bool, False where a row has no previous plan; its entries then mean nothing.
+        elites: ``(N, M, H, A)`` good sequences worth another look, or None.
+        proposals: ``(N, M, H, A)`` sequences from elsewhere (an agent's policy inside the model), or None.
+    """
+
+    actions: Tensor
+    known: Tensor
+    elites: Tensor | None = None
+    proposals: Tensor | None = None
+
+    def firsts(self) -> Tensor:
+        """The sequences to look at before anything else: warm start, elites, proposals, ``(N, M, H, A)``."""
+        first = self.actions[:, None]
+        return th.cat([first, *(part.to(first) for part in (self.elites, self.proposals) if part is not None)], 1)
+
+    def shifted(self, steps: int, problem: PlanningProblem[Any]) -> WarmStart:
+        """The same sequences once ``steps`` of their actions have been executed, filled up at the end."""
+        length = self.actions.shape[-2]
+        return self._mapped(lambda actions: actions[..., min(steps, length - 1) :, :]).extended(length, problem)
+
+    def extended(self, length: int, problem: PlanningProblem[Any]) -> WarmStart:
+        """Sequences of at least ``length`` steps.
+
+        Box actions are filled up with the middle of their range, one-hot actions with their last row.
+        """
+
+        def extend(actions: Tensor) -> Tensor:
+            missing = max(0, length - actions.shape[-2])
+            tail = actions[..., -1:, :] if problem.codec.groups else problem.middle.expand_as(actions[..., -1:, :])
+            return th.cat([actions, tail.expand(*tail.shape[:-2], missing, -1)], -2)
+
+        return self._mapped(extend)
+
+    def cut(self, length: int) -> WarmStart:
+        """The first ``length`` steps."""
+        return self._mapped(lambda actions: actions[..., :length, :])
+
+    def replaced(self, rows: Tensor, new: WarmStart) -> WarmStart:
+        """These sequences with ``rows`` (int64) taken from ``new``, whose elites decide how many there are."""
+        elites = None
+        if new.elites is not None:
+            elites = self.elites
+            if elites is None or elites.shape[1:] != new.elites.shape[1:]:
+                # Rows that are not replaced keep their sequence in place of elites of another number.
+                elites = self.actions[:, None].expand(-1, new.elites.shape[1], -1, -1)
+            elites = elites.index_copy(0, rows, new.elites.to(elites))
+        return WarmStart(
+            self.actions.index_copy(0, rows, new.actions.to(self.actions)),
+            self.known.index_copy(0, rows, new.known),
+            elites,
+        )
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> WarmStart:
+        elites = None if self.elites is None else function(self.elites)
+        proposals = None if self.proposals is None else function(self.proposals)
+        return WarmStart(function(self.actions), self.known, elites, proposals)
+
+
+class PlanReport(NamedTuple):
+    r"""What a plan cost and how its parts compare; ``(N,)`` tensors hold one value per problem, NaN for none.
+
+    Attributes:
+        warm_start_value: score of the sequence started from.
+        best_value: the best score of all candidates.
+        mean_value: mean score of the last iteration's finite candidates.
+        effective_sample_size: candidates that carry the result: :math:`1 / \sum w^2` with MPPI's weights, CEM's elites.
+        num_invalid: candidates with a score that was not finite, all problems together.
+        model_calls: transitions predicted, all rows of all problems together.
+        seconds: wall time of the whole plan.
+        model_seconds: the part of it spent in scoring.
+        converged: for methods that know: whether they met their tolerance, ``(N,)`` bool; None otherwise.
+        iterations: improvement steps taken.
+    """
+
+    warm_start_value: Tensor
+    best_value: Tensor
+    mean_value: Tensor
+    effective_sample_size: Tensor
+    num_invalid: int
+    model_calls: int
+    seconds: float
+    model_seconds: float
+    converged: Tensor | None = None
+    iterations: int = 0
+
+
+class Plan(NamedTuple):
+    """The outcome of planning.
+
+    Attributes:
+        actions: model actions ``(N, H, A)`` to execute, inside the bounds.
+        value: ``(N,)`` their score in the model.
+        next_start: what the next plan should start from, not yet shifted.
+        report: what it cost.
+        candidates: ``(N, P, H, A)`` the sequences of the last iteration.
+        scores: ``(N, P)`` of these.
+    """
+
+    actions: Tensor
+    value: Tensor
+    next_start: WarmStart
+    report: PlanReport
+    candidates: Tensor
+    scores: Tensor
+
+
+class Planner(Protocol):
+    """Turns a problem into a plan; holds numbers only, no state."""
+
+    def plan(
+        self, problem: PlanningProblem[Any], warm_start: WarmStart | Tensor | None = None, *, generator: Generator
+    ) -> Plan:
+        """Plan for every start.
+
+        Args:
+            problem: what to maximise.
+            warm_start: what to start from, shifted already; a bare tensor ``(N, H, A)`` is known for all rows.
+            generator: source of every draw, on the model's device.
+        """
+        ...

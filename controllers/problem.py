@@ -1,0 +1,244 @@
+"""What a planner is asked: the best actions over a horizon, from given starts, inside a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import torch as th
+from torch import Generator, Tensor
+
+from controllers.risk import Mean, Risk
+from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.rows import num_rows, take_rows
+from mbrl_wrappers.seeding import torch_generator
+from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.types import DynamicsModel, Prediction, RolloutPolicy, SequenceModel, SharedNoiseModel
+
+S = TypeVar("S")
+
+TerminalValue = Callable[[Tensor], Tensor]
+"""``terminal_value(obs (B, O)) -> (B,)``: the return expected after the horizon."""
+
+
+class PlanningProblem(Generic[S]):
+    r"""``N`` planning problems that share a model: maximise the return of ``H`` actions from each start.
+
+    A candidate :math:`a_0 \dots a_{H-1}` scores
+
+    .. math:: \rho_k\Big[\sum_{t < \min(T_k, H)} \gamma^t r_t
+              + \gamma^{T_k - 1} r_{end}\,[T_k \le H] + \gamma^H V(s_H)\,[T_k > H]\Big]
+
+    where :math:`T_k` counts the steps of particle :math:`k` up to and with its first predicted termination,
+    :math:`r_{end}` is ``terminal_reward`` and :math:`\rho` the risk: nothing counts after a termination. A candidate
+    with a particle whose prediction stops being finite while it lives scores minus infinity.
+
+    Particles are rows: each start is reset ``particles`` times, so that an ensemble gives every particle a member of
+    its own (TS-infinity), a fresh one in each step (TS1) or the mean, as the model's ``propagation`` says (PETS, Chua
+    et al. 2018, section 5.1). Candidates share these members, and the noise too where the model offers it (common
+    random numbers), so that they differ by their actions alone.
+
+    Args:
+        model: any dynamics model.
+        start: observations ``(N, O)``, or a state of the model with ``N`` rows (then particles differ by noise only).
+        horizon: steps planned, ``H``.
+        discount: :math:`\gamma` in [0, 1].
+        particles: rows per candidate, ``K``; one is enough for a deterministic model.
+        risk: how particles become one score; default :class:`~controllers.risk.Mean`.
+        terminal_value: what a state at the horizon is worth, for example an agent's critic.
+        terminal_reward: added where the model predicts a termination; negative when ending early is a failure.
+
+    Raises:
+        TypeError: for an action space that cannot be planned in.
+        ValueError: for impossible numbers, and for starts of the wrong shape or not finite.
+    """
+
+    def __init__(
+        self,
+        model: DynamicsModel[S],
+        start: Tensor | S,
+        horizon: int,
+        *,
+        discount: float = 1.0,
+        particles: int = 1,
+        risk: Risk | None = None,
+        terminal_value: TerminalValue | None = None,
+        terminal_reward: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.horizon = at_least("horizon", horizon)
+        self.discount = within("discount", discount, 0, 1)
+        self.particles = at_least("particles", particles)
+        self.risk: Risk = risk or Mean()
+        self.terminal_value = terminal_value
+        self.terminal_reward = within("terminal_reward", terminal_reward, -float(th.finfo(th.float32).max))
+        self.codec = ActionCodec(model.action_space)
+        self.start = self._checked(start) if isinstance(start, Tensor) else start
+
+    def _checked(self, obs: Tensor) -> Tensor:
+        size = self.model.observation_space.shape[0]
+        if obs.ndim != 2 or obs.shape[1] != size or not len(obs):
+            raise ValueError(
+                f"start must hold observations of the model, shape (N, {size}), got {tuple(obs.shape)}: is this a "
+                "model of another environment?"
+            )
+        if not obs.isfinite().all():
+            raise ValueError("start must be finite: nothing can be planned from an observation with NaN or infinity.")
+        return obs.to(self.device)
+
+    @property
+    def num_problems(self) -> int:
+        """Starts, ``N``."""
+        return len(self.start) if isinstance(self.start, Tensor) else num_rows(self.start)
+
+    @property
+    def device(self) -> th.device:
+        """Where the model computes, and where candidates must be."""
+        return self.model.device
+
+    @property
+    def sequence_shape(self) -> tuple[int, int]:
+        """``(H, A)``."""
+        return self.horizon, self.codec.size
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest model action, each ``(A,)``."""
+        low, high = self.codec.bounds
+        return low.to(self.device), high.to(self.device)
+
+    @property
+    def middle(self) -> Tensor:
+        """A harmless action ``(A,)``: the middle of a range, zero in an unbounded one, the first Discrete one."""
+        if self.codec.groups:
+            return th.cat([th.eye(size)[0] for size in self.codec.groups]).to(self.device)
+        low, high = self.bounds
+        return th.zeros_like(low).clamp(low, high)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the model calls itself the truth, so that its best sequence deserves belief (see ``model.exact``)."""
+        return bool(getattr(self.model, "exact", False))
+
+    def score(self, actions: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """The score of each candidate, ``(N, P)``; minus infinity where it is not finite. Differentiable.
+
+        Args:
+            actions: model actions ``(N, P, H, A)``.
+            generator: source of the model's draws; by default one with a fixed seed, so that scores repeat.
+
+        Raises:
+            ValueError: for another shape, and for a model that predicts other shapes than it should.
+        """
+        if actions.ndim != 4 or (len(actions), *actions.shape[2:]) != (self.num_problems, *self.sequence_shape):
+            wanted = f"({self.num_problems}, P, {self.horizon}, {self.codec.size})"
+            raise ValueError(f"actions must have shape {wanted}, got {tuple(actions.shape)}.")
+        generator = generator or torch_generator(0, self.device)
+        problems, population = actions.shape[:2]
+        # Candidates outermost: the blocks that share their random draws are then consecutive.
+        rows = actions.transpose(0, 1)[:, :, None].expand(-1, -1, self.particles, -1, -1).flatten(0, 2)  # (P N K, H, A)
+        returns = self._returns(self._states(population, generator), rows, population, generator)
+        scores = self.risk(returns.view(population, problems, self.particles)).t()
+        # A particle at minus infinity may leave NaN behind in a risk.
+        return th.where(scores.isfinite(), scores, -th.inf)
+
+    def _states(self, population: int, generator: Generator) -> S:
+        """One state per particle and problem, the same for every candidate: ``P N K`` rows."""
+        if isinstance(self.start, Tensor):
+            state = self.model.reset(self.start.repeat_interleave(self.particles, 0), generator=generator)
+        else:
+            each = th.arange(self.num_problems, device=self.device)
+            state = take_rows(self.start, each.repeat_interleave(self.particles))
+        if population == 1:
+            return state
+        return take_rows(state, th.arange(num_rows(state), device=self.device).repeat(population))
+
+    def _returns(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Tensor:
+        """The return of every row, ``(B,)``, minus infinity where a prediction failed."""
+        alive = actions.isfinite().all(2).all(1)
+        failed = ~alive
+        total = last = None
+        weight = 1.0
+        for prediction in self._predictions(state, actions, groups, generator):
+            valid = prediction.reward.isfinite() & prediction.next_obs.isfinite().all(1)
+            failed = failed | (alive & ~valid)
+            alive = alive & valid
+            gain = prediction.reward + self.terminal_reward * prediction.terminated
+            gain = weight * th.where(alive, gain, th.zeros_like(gain))
+            total = gain if total is None else total + gain
+            alive = alive & ~prediction.terminated
+            weight *= self.discount
+            last = prediction.next_obs
+            if not alive.any():
+                break
+        assert total is not None, "a horizon has at least one step"
+        assert last is not None
+        if self.terminal_value is not None and alive.any():
+            value = self._terminal_values(last, alive)
+            failed = failed | ~value.isfinite()
+            total = total + weight * value
+        return th.where(failed, -th.inf, total)
+
+    def _terminal_values(self, obs: Tensor, alive: Tensor) -> Tensor:
+        """What rows still alive at the horizon are worth, zero for the others, ``(B,)``."""
+        assert self.terminal_value is not None
+        living = obs[alive]
+        value = self.terminal_value(living)
+        if value.shape != (len(living),):
+            raise ValueError(f"terminal_value must return shape ({len(living)},), got {tuple(value.shape)}.")
+        return obs.new_zeros(len(obs)).masked_scatter(alive, value.to(obs))
+
+    def _predictions(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Iterator[Prediction]:
+        """The prediction of each step, rows ``B``, whatever way of rolling the model offers."""
+        rows, size = len(actions), self.model.observation_space.shape[0]
+        if isinstance(self.model, SequenceModel):
+            whole = self.model.rollout(state, actions, generator=generator)
+            for t in range(self.horizon):
+                yield _checked_prediction(Prediction(*(field[:, t] for field in whole)), rows, size)
+            return
+        for t in range(self.horizon):
+            if isinstance(self.model, SharedNoiseModel):
+                state, prediction = self.model.step_shared(state, actions[:, t], generator=generator, groups=groups)
+            else:
+                state, prediction = self.model.step(state, actions[:, t], generator=generator)
+            yield _checked_prediction(prediction, rows, size)
+
+    @th.no_grad()
+    def propose(self, policy: RolloutPolicy, count: int, *, generator: Generator) -> Tensor:
+        """Action sequences ``(N, count, H, A)`` that ``policy`` takes inside the model, closed loop.
+
+        Where a prediction is not finite the policy is shown the last observation that was.
+        """
+        start = self._observed_start()
+        rows = start.repeat_interleave(count, 0)
+        if isinstance(self.start, Tensor):
+            state = self.model.reset(rows, generator=generator)
+        else:
+            state = take_rows(self.start, th.arange(len(start), device=self.device).repeat_interleave(count))
+        obs, taken = rows.float(), []
+        for _ in range(self.horizon):
+            action = policy(obs, generator=generator)
+            taken.append(action)
+            state, prediction = self.model.step(state, action, generator=generator)
+            obs = th.where(prediction.next_obs.isfinite().all(1, keepdim=True), prediction.next_obs.float(), obs)
+        proposed: Tensor = th.stack(taken, 1).unflatten(0, (self.num_problems, count))
+        return proposed
+
+    def _observed_start(self) -> Tensor:
+        if isinstance(self.start, Tensor):
+            return self.start
+        obs = getattr(self.start, "obs", None)
+        if not isinstance(obs, Tensor):
+            raise ValueError(
+                "A policy proposes from observations: the start state has none, pass observations instead."
+            )
+        return obs
+
+
+def _checked_prediction(prediction: Prediction, rows: int, size: int) -> Prediction:
+    """The prediction in the model's own precision, once its shapes are those of ``rows`` rows."""
+    wanted = ((rows, size), (rows,), (rows,))
+    got = tuple(tuple(field.shape) for field in prediction)
+    if got != wanted:
+        raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
+    return prediction._replace(terminated=prediction.terminated.bool())

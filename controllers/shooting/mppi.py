@@ -1,0 +1,115 @@
+"""Model predictive path integral control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from torch import Generator, Tensor
+
+from controllers.plan import WarmStart
+from controllers.problem import PlanningProblem
+from controllers.shooting.base import Fitted, Ledger, Returns, ShootingPlanner, require_box, with_first
+from controllers.shooting.distributions import GaussianSequences
+from controllers.shooting.noise import coloured_noise, knot_matrix
+from mbrl_wrappers.checks import at_least, within
+
+
+@dataclass(frozen=True)
+class MPPI(ShootingPlanner[GaussianSequences]):
+    r"""The exponentially weighted mean of noisy sequences (Williams et al. 2017, algorithm 2), for Box actions.
+
+    .. math:: U \leftarrow \sum_p w_p U_p, \qquad w_p \propto \exp\big((R_p - \max_q R_q) / \lambda\big),
+              \qquad U_p = U + \sigma \epsilon_p
+
+    With ``normalise`` the scores are divided by their standard deviation first, so that one temperature serves tasks
+    with rewards of any size. Without it and without bounds the weighted mean tends to
+    :math:`\arg\max_U R(U) - \frac{\lambda}{2 \sigma^2} |U - U_0|^2` where that is quadratic.
+
+    Attributes:
+        population: sequences per iteration, the nominal one among them.
+        iterations: rounds; the mean of one is the nominal sequence of the next.
+        returns: the weighted mean; in an exact model it gives way to the best candidate where it is worse than the warm
+            start, so that a plan never loses ground.
+        temperature: :math:`\lambda > 0`; lower is greedier.
+        noise_std: :math:`\sigma`, as a share of half the range.
+        normalise: divide scores by their deviation over the candidates.
+        noise_exponent: 0 for white noise, more for noise that is smooth in time.
+        knots: draw noise at so many evenly spaced knots with a cubic spline between them; None draws it at every step.
+    """
+
+    population: int = 256
+    iterations: int = 2
+    returns: Returns = "mean"
+    temperature: float = 0.1
+    noise_std: float = 0.3
+    normalise: bool = True
+    noise_exponent: float = 0.0
+    knots: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if within("temperature", self.temperature, 0) == 0:
+            raise ValueError("temperature must be above 0: use CEM or RandomShooting for the best sequence alone.")
+        within("noise_std", self.noise_std, 0)
+        within("noise_exponent", self.noise_exponent, 0)
+        if self.knots is not None:
+            at_least("knots", self.knots)
+
+    def _begin(self, problem: PlanningProblem[Any], warm: WarmStart) -> GaussianSequences:
+        require_box(problem, self)
+        return GaussianSequences.around(problem, warm.actions, self.noise_std, min_std=0.0)
+
+    def _draw(
+        self,
+        problem: PlanningProblem[Any],
+        distribution: GaussianSequences,
+        warm: WarmStart,
+        last: Fitted | None,
+        iteration: int,
+        generator: Generator,
+    ) -> Tensor:
+        horizon, size = problem.sequence_shape
+        steps = min(self.knots or horizon, horizon)
+        shape = (problem.num_problems, self.population, steps, size)
+        noise = coloured_noise(shape, self.noise_exponent, generator=generator)
+        if steps < horizon:
+            noise = knot_matrix(horizon, steps).to(noise.device) @ noise
+        drawn = distribution.scaled(noise)
+        return with_first(warm.firsts() if last is None else distribution.mean[:, None], drawn)
+
+    def _fit(
+        self, distribution: GaussianSequences, candidates: Tensor, scores: Tensor
+    ) -> tuple[GaussianSequences, Fitted]:
+        weights = path_weights(scores, self.temperature, normalise=self.normalise)
+        some = weights.sum(1)[:, None, None] > 0
+        mean = th.einsum("np,npha->nha", weights.to(candidates.dtype), candidates)
+        size = 1 / weights.square().sum(1)
+        return distribution._replace(mean=th.where(some, mean, distribution.mean)), Fitted(candidates, scores, size)
+
+    def _mode(self, distribution: GaussianSequences, ledger: Ledger) -> Tensor:
+        return distribution.mean
+
+    def _choose(
+        self, problem: PlanningProblem[Any], ledger: Ledger, distribution: GaussianSequences
+    ) -> tuple[Tensor, Tensor]:
+        actions, value = super()._choose(problem, ledger, distribution)
+        if not problem.is_exact:
+            return actions, value
+        worse = value < ledger.warm_start_value  # False where there was none
+        return th.where(worse[:, None, None], ledger.best, actions), th.where(worse, ledger.best_value, value)
+
+
+def path_weights(scores: Tensor, temperature: float, *, normalise: bool) -> Tensor:
+    """Softmax weights of ``scores (N, P)``; zero where a score is not finite, all zero where none is."""
+    finite = scores.isfinite()
+    known = th.where(finite, scores, 0)
+    count = finite.sum(1, keepdim=True).clamp(min=1)
+    if normalise:
+        mean = known.sum(1, keepdim=True) / count
+        variance = (th.where(finite, scores - mean, 0).square()).sum(1, keepdim=True) / count
+        spread = variance.sqrt()
+        known = known / th.where(spread > 0, spread, th.ones_like(spread))
+    logits = th.where(finite, known / temperature, -th.inf)
+    return th.softmax(logits, 1).nan_to_num(0.0)
