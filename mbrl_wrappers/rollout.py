@@ -8,8 +8,9 @@ import torch as th
 from torch import Generator, Tensor
 
 from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.ranges import finite
 from mbrl_wrappers.rows import take_rows
-from mbrl_wrappers.types import DynamicsModel, Limits, RolloutPolicy, Transitions
+from mbrl_wrappers.types import DynamicsModel, Limits, RolloutPolicy, S, Transitions
 
 
 class Rollout(NamedTuple):
@@ -63,21 +64,19 @@ def branched_rollout(
     if not len(starts):
         raise ValueError("starts is empty: there is no state to branch from.")
     at_least("length", length)
-    if not starts.isfinite().all():
+    if not finite(starts).all():
         raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
     limits = limits or getattr(model, "limits", None) or Limits.none(size)
     obs = starts.to(model.device, th.float32)
     branch = th.arange(len(obs), device=obs.device)
     state = model.reset(obs, generator=generator)
-    steps: list[tuple[Transitions, Tensor]] = []
+    steps: list[_Step] = []
     num_dropped = 0
-    for _ in range(length):
-        if not len(obs):
-            break
+    for number in range(length):
         action = policy(obs, generator=generator)
         state, prediction = model.step(state, action, generator=generator)
         prediction = prediction.checked(len(obs), size)
-        valid = limits.valid(prediction) & action.isfinite().all(1)
+        valid = limits.valid(prediction) & finite(action)
         row = Transitions(
             obs=obs,
             action=action,
@@ -86,21 +85,46 @@ def branched_rollout(
             terminated=prediction.terminated,
             last=th.zeros_like(prediction.terminated),  # known once the whole branch is
         )
-        obs, alive = prediction.next_obs, valid & ~prediction.terminated
-        if alive.all():
-            steps.append((row, branch))
-            continue
-        num_dropped += int((~valid).sum())
-        steps.append((Transitions(*(column[valid] for column in row)), branch[valid]))
-        obs, branch, state = obs[alive], branch[alive], take_rows(state, alive)
+        steps.append(_rows_where(valid, _Step(row, branch)))
+        num_dropped += len(branch) - len(steps[-1].branch)
+        if number == length - 1:
+            break
+        alive = valid & ~prediction.terminated
+        if not alive.any():
+            break
+        obs, branch, state = _rows_where(alive, _Living(prediction.next_obs, branch, state))
     return _assemble(steps, num_dropped, len(starts))
 
 
-def _assemble(steps: list[tuple[Transitions, Tensor]], num_dropped: int, num_branches: int) -> Rollout:
+class _Step(NamedTuple):
+    """What one step stores: a transition of each valid row, and the branch it belongs to."""
+
+    transitions: Transitions
+    branch: Tensor
+
+
+class _Living(NamedTuple):
+    """What the next step goes on from."""
+
+    obs: Tensor
+    branch: Tensor
+    state: Any
+
+
+def _rows_where(mask: Tensor, rows: S) -> S:
+    """``rows`` where ``mask (B,)`` is set, which mostly is everywhere."""
+    return rows if mask.all() else take_rows(rows, mask.nonzero().squeeze(1))
+
+
+def _assemble(steps: list[_Step], num_dropped: int, num_branches: int) -> Rollout:
     """Concatenate the steps and mark the last row of each branch."""
-    rows = [step[0] for step in steps]
-    branch = th.cat([step[1] for step in steps])
-    number = th.cat([th.full_like(ids, index) for index, (_, ids) in enumerate(steps)])
+    if len(steps) == 1:
+        transitions, branch = steps[0]
+        transitions = transitions._replace(last=th.ones_like(transitions.last))
+        return Rollout(transitions, branch, th.zeros_like(branch), num_dropped)
+    rows = [step.transitions for step in steps]
+    branch = th.cat([step.branch for step in steps])
+    number = th.cat([th.full_like(step.branch, index) for index, step in enumerate(steps)])
     # A branch's rows sit at consecutive steps from 0, so its last one has the highest step.
     final = th.full((num_branches,), -1, device=number.device).scatter_reduce_(0, branch, number, "amax")
     transitions = Transitions(*(th.cat(column) for column in zip(*rows, strict=True)))

@@ -120,7 +120,7 @@ class Limits(NamedTuple):
         obs, reward = prediction.next_obs, prediction.reward
         low, high, reward_low, reward_high = (limit.to(obs.device, obs.dtype) for limit in self)
         # Infinity has no distance to an infinite limit, so it is refused there too.
-        return (room(obs, low, high) >= 0) & (room(reward[:, None], reward_low, reward_high) >= 0)
+        return (room(obs, low, high) >= 0) & (th.minimum(reward - reward_low, reward_high - reward) >= 0)
 
     @classmethod
     def none(cls, obs_size: int) -> Limits:

@@ -43,6 +43,15 @@ class BoundedLogVariance(nn.Module):
         raw = self.high - softplus(self.high - raw)
         return self.low + softplus(raw - self.low)
 
+    def std(self, raw: Tensor) -> Tensor:
+        r"""The standard deviation that belongs to the bounded value of ``raw (..., D)``, without a logarithm.
+
+        .. math:: e^{\ell / 2} = \sqrt{e^{\ell_{min}} + e^{\ell_{max}} S(\ell - \ell_{max})}
+
+        with the logistic function :math:`S`: what two softplus and an exponential come to.
+        """
+        return th.addcmul(th.exp(self.low), th.exp(self.high), th.sigmoid(raw - self.high)).sqrt()
+
     def penalty(self) -> Tensor:
         """The sum of the widths between the limits, ``()``; zero when they are fixed."""
         return (self.high - self.low).sum() if self.learn else self.high.new_zeros(())

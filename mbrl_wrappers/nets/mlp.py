@@ -10,10 +10,9 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from mbrl_wrappers.nets.blocks import evaluate_in_blocks
 from mbrl_wrappers.nets.ensemble_linear import EnsembleLinear
-
-# Rows evaluated at a time: the activations of a block (768 x 200 float32 = 600 KB) stay in a core's L2 cache.
-BLOCK_ROWS = 768
+from mbrl_wrappers.nets.routing import Routing
 
 
 class EnsembleMLP(nn.Module):
@@ -52,44 +51,28 @@ class EnsembleMLP(nn.Module):
         y: Tensor = output(x)
         return y.transpose(1, 2)
 
-    def route(self, x: Tensor, member: Tensor) -> Tensor:
-        """``(B, in)`` and the member of each row ``(B,)`` to ``(B, out)``; differentiable in ``x``."""
-        # Small integers sort faster than int64; a stable order keeps runs repeatable.
-        order = th.argsort(member.to(th.uint8) if self.num_members < 256 else member, stable=True)
-        counts = th.bincount(member, minlength=self.num_members).tolist()
-        grouped = x[order].t().contiguous()  # (in, B), the rows of one member after the other
-        needs_grad = th.is_grad_enabled() and (x.requires_grad or self.linear_layers()[0].weight.requires_grad)
-        if needs_grad:
-            outputs = self._evaluate(grouped, counts).t()
-            return th.zeros_like(outputs).index_copy(0, order, outputs)
-        outputs = self._evaluate_in_blocks(grouped, counts).t()
-        return x.new_empty(outputs.shape).index_copy_(0, order, outputs)
+    def route(self, x: Tensor, routing: Routing) -> Tensor:
+        """``(B, in)`` to ``(B, out)``, each row through its member: what comes of row ``order[i]`` is at place ``i``.
 
-    def _evaluate(self, x: Tensor, counts: list[int]) -> Tensor:
+        In memory the features of the result come first, so that operations on each of them run through consecutive
+        numbers. Differentiable; faster where no gradient is recorded.
+        """
+        grouped = x.index_select(0, routing.order).t().contiguous()
+        if not th.is_grad_enabled():
+            return evaluate_in_blocks(self.linear_layers(), grouped, routing.segments).t()
+        return self._evaluate(grouped, routing).t()
+
+    def _evaluate(self, x: Tensor, routing: Routing) -> Tensor:
         """``(in, B)``, grouped by member, to ``(out, B)``."""
-        layers = [layer.members() for layer in self.linear_layers()]
-        outputs = []
-        for rows, *weights in zip(x.split(counts, dim=1), *layers, strict=True):
-            for bias, weight in weights[:-1]:
+        *hidden, output = self.linear_layers()
+        outputs = [x.new_empty(self.out_features, 0)]
+        start = 0
+        for member, count in routing.segments:
+            rows = x[:, start : start + count]
+            for layer in hidden:
+                bias, weight = layer.member(member)
                 rows = silu(th.addmm(bias, weight, rows))
-            bias, weight = weights[-1]
+            bias, weight = output.member(member)
             outputs.append(th.addmm(bias, weight, rows))
+            start += count
         return th.cat(outputs, dim=1)
-
-    def _evaluate_in_blocks(self, x: Tensor, counts: list[int]) -> Tensor:
-        """The same values without a graph, block by block in two buffers that take turns and stay in cache."""
-        layers = [layer.members() for layer in self.linear_layers()]  # [layer][member]
-        width = max(layer.bias.shape[1] for layer in self.linear_layers()[:-1])
-        buffers = x.new_empty(2, width * min(BLOCK_ROWS, max(counts))).unbind()
-        outputs = []
-        for rows, *weights in zip(x.split(counts, dim=1), *layers, strict=True):
-            if not rows.shape[1]:
-                continue
-            *hidden, (last_bias, last_weight) = weights
-            for block in rows.split(BLOCK_ROWS, dim=1):
-                count = block.shape[1]
-                for depth, (bias, weight) in enumerate(hidden):
-                    out = buffers[depth % 2][: len(bias) * count].view(len(bias), count)
-                    block = silu(th.addmm(bias, weight, block, out=out), inplace=True)
-                outputs.append(th.addmm(last_bias, last_weight, block))
-        return th.cat(outputs, dim=1) if outputs else x.new_empty(self.out_features, 0)

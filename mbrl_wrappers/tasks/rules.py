@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch as th
 from torch import Tensor
 
+from mbrl_wrappers.ranges import room
 from mbrl_wrappers.stored_functions import register_function
 
 
@@ -57,9 +58,8 @@ class Healthy:
         low, high = _range_per_dimension(self, next_obs.dtype, next_obs.device)
         # Two-sided: comparing abs(obs) with one limit would be wrong for other ranges, and the often copied
         # abs(obs < limit) lets a large negative value pass. A NaN compares false.
-        if self.inclusive:
-            return ((next_obs >= low) & (next_obs <= high)).all(1)
-        return ((next_obs > low) & (next_obs < high)).all(1)
+        distance = room(next_obs, low, high)
+        return distance >= 0 if self.inclusive else distance > 0
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.models.ensemble import Batch, EnsembleDynamics
+from mbrl_wrappers.models.gaussian_ensemble import Batch, GaussianEnsemble
 
 # Below this share of the training rows' variance, a holdout says nothing about a dimension.
 MIN_VARIANCE = 1e-3
@@ -26,7 +26,7 @@ class Quality:
 
 
 @th.no_grad()
-def holdout_quality(model: EnsembleDynamics, holdout: Batch) -> Quality:
+def holdout_quality(model: GaussianEnsemble, holdout: Batch) -> Quality:
     """Per-dimension R² of the elites' mean and coverage of the elites' own intervals on ``holdout (B, ...)``."""
     outputs = model.elite_outputs(holdout.inputs)
     residual = holdout.targets - outputs.mean.mean(0)
@@ -43,7 +43,7 @@ def holdout_quality(model: EnsembleDynamics, holdout: Batch) -> Quality:
 
 
 @th.no_grad()
-def calibrate_termination(model: EnsembleDynamics, holdout: Batch, *, seen: bool) -> None:
+def calibrate_termination(model: GaussianEnsemble, holdout: Batch, *, seen: bool) -> None:
     """Set the threshold on the logit so that the holdout terminates as often in prediction as in truth.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport
-from mbrl_wrappers.models.ensemble import Batch, EnsembleDynamics
+from mbrl_wrappers.models.gaussian_ensemble import Batch, GaussianEnsemble
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
 from mbrl_wrappers.training.dataset import bootstrap_rows, check_transitions, shuffled_batches, split_holdout
 from mbrl_wrappers.training.report import calibrate_termination, holdout_quality
@@ -81,7 +81,7 @@ class Trainer:
         seed: source of holdout, bootstrap and batch order.
     """
 
-    def __init__(self, model: EnsembleDynamics, config: FitConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, model: GaussianEnsemble, config: FitConfig | None = None, *, seed: int = 0) -> None:
         self.model = model
         self.config = config or FitConfig()
         self._split_seed, stream = spawn_seeds(seed, 2)
@@ -156,7 +156,7 @@ class Trainer:
             coverage_50=quality.coverage_50,
             coverage_90=quality.coverage_90,
             elites=tuple(model.elites.tolist()),
-            termination_threshold=None if model.termination_fn else float(model.termination_threshold.sigmoid()),
+            termination_threshold=float(model.termination_threshold.sigmoid()) if model.learn_termination else None,
             seconds=time.perf_counter() - started,
         )
 

@@ -8,8 +8,7 @@ import pytest
 import torch as th
 from torch.nn.functional import silu
 
-from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, gaussian_nll
-from mbrl_wrappers.nets import mlp as mlp_module
+from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, Routing, blocks, gaussian_nll
 
 
 def make_net(members: int = 3, hidden: tuple[int, ...] = (8, 6)) -> EnsembleMLP:
@@ -38,13 +37,14 @@ def test_forward_gives_each_member_its_own_rows() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 2, 11, 23])
 @pytest.mark.parametrize("grad", [False, True])
 def test_route_sends_each_row_through_its_member(rows: int, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlp_module, "BLOCK_ROWS", 4)  # several blocks, the last one short
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)  # several blocks, the last one short
     net = make_net()
     generator = th.Generator().manual_seed(2)
     x = th.randn(rows, 4, generator=generator)
     member = th.randint(3, (rows,), generator=generator)
     with th.set_grad_enabled(grad):
-        result = net.route(x, member)
+        routing = Routing.of(member, 3)
+        result = routing.restore(net.route(x, routing))
     assert result.shape == (rows, 5)
     for row in range(rows):
         th.testing.assert_close(result[row], one_member(net, int(member[row]), x[row]))
@@ -54,7 +54,7 @@ def test_route_passes_gradients_to_its_input() -> None:
     net = make_net().double()
     x = th.randn(6, 4, dtype=th.float64, generator=th.Generator().manual_seed(3), requires_grad=True)
     member = th.tensor([2, 0, 1, 1, 0, 2])
-    assert th.autograd.gradcheck(lambda rows: net.route(rows, member), (x,))
+    assert th.autograd.gradcheck(lambda rows: net.route(rows, Routing.of(member, 3)), (x,))
 
 
 def test_initial_weights_are_truncated_normal_with_the_published_spread() -> None:

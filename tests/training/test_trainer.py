@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions
-from mbrl_wrappers.models.ensemble import Batch
+from mbrl_wrappers.models.gaussian_ensemble import Batch
 from mbrl_wrappers.tasks import never_terminates
 from mbrl_wrappers.training.dataset import bootstrap_rows, shuffled_batches, split_holdout
 from mbrl_wrappers.training.trainer import BestWeights

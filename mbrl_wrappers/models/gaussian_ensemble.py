@@ -1,0 +1,210 @@
+"""Bootstrapped Gaussian networks: their outputs, their units and what they learn. Rollouts are in ``ensemble.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch as th
+from torch import Generator, Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, Routing, gaussian_nll
+from mbrl_wrappers.types import Limits, Transitions
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """Numbers of the ensemble that are seldom changed.
+
+    Attributes:
+        log_variance_low: initial lower limit of the log-variance, in standardised target units.
+        log_variance_high: initial upper limit.
+        learn_log_variance_limits: train the two limits (PETS) or keep them fixed.
+        limit_margin: predictions further outside the training data than this share of its width are not believed.
+    """
+
+    log_variance_low: float = -10.0
+    log_variance_high: float = 0.5
+    learn_log_variance_limits: bool = True
+    limit_margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        within("limit_margin", self.limit_margin, 0)
+
+
+class Outputs(NamedTuple):
+    """Raw network outputs in standardised units: ``mean`` and ``log_variance (..., D)``, ``logit (...,)`` or None."""
+
+    mean: Tensor
+    log_variance: Tensor
+    logit: Tensor | None
+
+
+class Batch(NamedTuple):
+    """What members learn from: ``inputs (..., O + A)``, ``targets (..., D)`` standardised, ``terminated (...,)``."""
+
+    inputs: Tensor
+    targets: Tensor
+    terminated: Tensor
+
+    def take(self, index: Tensor) -> Batch:
+        """Rows by index of any shape, e.g. ``(E, B)`` for one batch per member."""
+        return Batch(self.inputs[index], self.targets[index], self.terminated[index])
+
+
+class GaussianEnsemble(nn.Module):
+    r"""``E`` networks that predict mean and log-variance of the standardised change of the observation.
+
+    A reward and the logit of a termination are predicted as well where they are learned. Input and target statistics
+    are those of the training rows.
+
+    Args:
+        sizes: dimensions of observation and model action, ``(O, A)``.
+        num_members: networks trained, ``E``.
+        num_elites: networks used for prediction, the best on the holdout.
+        hidden: width of each hidden layer.
+        learned: whether the reward and the termination are learned.
+        options: numbers that are seldom changed.
+        generator: source of the initial weights.
+
+    Raises:
+        ValueError: for impossible numbers.
+    """
+
+    elites: Tensor
+    termination_threshold: Tensor
+
+    def __init__(
+        self,
+        sizes: tuple[int, int],
+        *,
+        num_members: int,
+        num_elites: int,
+        hidden: Sequence[int],
+        learned: tuple[bool, bool],
+        options: EnsembleOptions,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        at_least("num_members", num_members)
+        at_least("num_elites", num_elites)
+        if num_elites > num_members:
+            raise ValueError(f"Need num_elites <= num_members, got {num_elites} and {num_members}.")
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden needs at least one layer of positive width, got {tuple(hidden)}.")
+        self.num_members, self.num_elites, self.hidden = num_members, num_elites, tuple(hidden)
+        self.obs_size, action_size = sizes
+        self.learn_reward, self.learn_termination = learned
+        self.options = options
+        self.target_size = self.obs_size + self.learn_reward
+        outputs = 2 * self.target_size + self.learn_termination
+        self.net = EnsembleMLP(num_members, self.obs_size + action_size, self.hidden, outputs, generator=generator)
+        self.log_variance = BoundedLogVariance(
+            self.target_size,
+            options.log_variance_low,
+            options.log_variance_high,
+            learn=options.learn_log_variance_limits,
+        )
+        self.obs_normalizer = Normalizer(self.obs_size)
+        self.target_normalizer = Normalizer(self.target_size)
+        self.register_buffer("elites", th.arange(num_elites))
+        self.register_buffer("termination_threshold", th.zeros(()))  # on the logit; 0 is a probability of one half
+        for name, limit in Limits.none(self.obs_size)._asdict().items():
+            self.register_buffer(f"limit_{name}", limit)
+
+    @property
+    def device(self) -> th.device:
+        """Where the weights live."""
+        return self.elites.device
+
+    @property
+    def limits(self) -> Limits:
+        """The range of the training data with its margin; any finite number before the first fit."""
+        return Limits(*(getattr(self, f"limit_{name}") for name in Limits._fields))
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def set_statistics(self, rows: Transitions) -> None:
+        """Take normaliser statistics and limits from the training rows, and from them only."""
+        self.obs_normalizer.set_statistics(rows.obs)
+        self.target_normalizer.set_statistics(self._raw_targets(rows))
+        limits = Limits.of(th.cat([rows.obs, rows.next_obs]), rows.reward, self.options.limit_margin)
+        for name, value in limits._asdict().items():
+            getattr(self, f"limit_{name}").copy_(value)
+
+    def batch(self, rows: Transitions) -> Batch:
+        """Standardised inputs and targets of ``rows``."""
+        targets = self.target_normalizer.normalize(self._raw_targets(rows))
+        return Batch(self.inputs(rows.obs, rows.action), targets, rows.terminated.float())
+
+    def _raw_targets(self, rows: Transitions) -> Tensor:
+        delta = rows.next_obs - rows.obs
+        return delta if not self.learn_reward else th.cat([delta, rows.reward[:, None]], 1)
+
+    def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Network inputs ``(B, O + A)``: standardised observation, model action as it is (already in [-1, 1])."""
+        return th.cat([self.obs_normalizer.normalize(obs), action], 1)
+
+    # --- outputs ----------------------------------------------------------------------------------------------------
+
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """All members on their own inputs, ``(E, B, O + A)`` to outputs ``(E, B, ...)``."""
+        return self._split(self.net(inputs))
+
+    def elite_outputs(self, inputs: Tensor) -> Outputs:
+        """Every elite on every row of ``inputs (B, O + A)``: outputs ``(num_elites, B, ...)``."""
+        return self._split(self.elite_columns(inputs))
+
+    def elite_columns(self, inputs: Tensor) -> Tensor:
+        """What the networks of the elites return for ``inputs (B, O + A)``, ``(num_elites, B, columns)``."""
+        routing = Routing.of(self.elites.repeat_interleave(len(inputs)), self.num_members)
+        raw = routing.restore(self.net.route(inputs.repeat(self.num_elites, 1), routing))
+        return raw.reshape(self.num_elites, len(inputs), -1)
+
+    def _split(self, raw: Tensor) -> Outputs:
+        mean, raw_log_variance, logit = self.columns(raw)
+        return Outputs(mean, self.log_variance(raw_log_variance), logit)
+
+    def columns(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the columns of a network's output are: mean, log-variance before its limits, logit."""
+        size = self.target_size
+        return raw[..., :size], raw[..., size : 2 * size], raw[..., 2 * size] if self.learn_termination else None
+
+    # --- learning: called by the Trainer ----------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
+        r"""The training loss of all members, ``()``.
+
+        .. math:: \sum_e \frac{1}{B D}\sum_{b, d} \Big[\frac{(y - m_e)^2}{v_e} + \ln v_e\Big]
+                  + \sum_e \mathrm{BCE}_e + c\,(\ell_{max} - \ell_{min})
+
+        Args:
+            batch: one batch per member, leading shape ``(E, B)``.
+            beta: weights each term by :math:`v_e^\beta`, see :func:`~mbrl_wrappers.nets.gaussian_nll`.
+            log_variance_penalty: ``c`` (PETS uses 0.01).
+        """
+        outputs = self.outputs(batch.inputs)
+        loss = gaussian_nll(outputs.mean, outputs.log_variance, batch.targets, beta).mean((1, 2)).sum()
+        if outputs.logit is not None:
+            loss = loss + binary_cross_entropy_with_logits(outputs.logit, batch.terminated) * self.num_members
+        return loss + log_variance_penalty * self.log_variance.penalty()
+
+    @th.no_grad()
+    def errors(self, batch: Batch) -> Tensor:
+        r"""The selection score of each member on common rows ``(B, ...)``, shape ``(E,)``; lower is better.
+
+        With :math:`e_d` the mean squared error of dimension :math:`d` in standardised units it is the mean over
+        dimensions of :math:`e_d / (1 + e_d)`: close to :math:`e_d` where a dimension is predicted well, and bounded
+        where it cannot be predicted (rare contact forces), so that no such dimension outvotes the others. A learned
+        termination adds its cross-entropy.
+        """
+        outputs = self.outputs(batch.inputs.expand(self.num_members, *batch.inputs.shape))
+        error = (outputs.mean - batch.targets).square().mean(1)
+        score = (error / (1 + error)).mean(1)
+        if outputs.logit is not None:
+            truth = batch.terminated.expand_as(outputs.logit)
+            score = score + binary_cross_entropy_with_logits(outputs.logit, truth, reduction="none").mean(1)
+        return score
