@@ -15,7 +15,7 @@ from torch import Tensor
 from mbrl_wrappers import checkpoint_file
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.space_json import space_from_json, space_to_json
-from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
 from mbrl_wrappers.types import Transitions
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TransitionStore:
     def __init__(self, capacity: int, observation_space: AnySpace, action_space: AnySpace, num_envs: int = 1) -> None:
         capacity, num_envs = at_least("capacity", capacity), at_least("num_envs", num_envs)
         self.observation_space = check_observation_space(observation_space)
-        self.codec = ActionCodec(action_space)
+        self.codec = ActionCodec(check_action_space(action_space))
         self.num_envs = num_envs
         self.steps_kept = -(-capacity // num_envs)
         self.steps_seen = 0
@@ -116,6 +116,11 @@ class TransitionStore:
             return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
 
         return self._batch(*(per_env(array[order]) for array in self._arrays().values()), last=per_env(last))
+
+    def row_ids(self) -> Tensor:
+        """The number of each row of :meth:`transitions` in order of collection, ``(B,)`` int64."""
+        steps = self.steps_seen - len(self) // self.num_envs + np.arange(len(self) // self.num_envs)
+        return th.from_numpy((steps[None, :] * self.num_envs + np.arange(self.num_envs)[:, None]).reshape(-1))
 
     def sample(self, n: int, rng: np.random.Generator) -> Transitions:
         """``n`` rows drawn uniformly with replacement by ``rng``.

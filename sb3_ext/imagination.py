@@ -227,7 +227,7 @@ class _Imagination:
         if trainer is None:
             return None
         started = time.perf_counter()
-        report = trainer.fit(self.store.transitions())
+        report = trainer.fit(self.store.transitions(), row_ids=self.store.row_ids())
         self.fit_seconds += time.perf_counter() - started
         return report
 

@@ -60,7 +60,9 @@ class RealLoop:
             random: draw uniform actions and not the agent's.
         """
         callbacks.on_rollout_start()
-        for _ in range(steps):
+        for step in range(steps):
+            if not random:
+                self._renew_exploration(step)
             action = self.env.action_space.sample() if random else self._explore(self._obs)
             obs, reward, terminated, truncated, info = self.env.step(action)
             over = terminated or truncated
@@ -106,6 +108,16 @@ class RealLoop:
         # A copy: some environments write every observation into one array.
         self._obs: NDArray[Any] = np.array(obs)
         self.statistics.see(self._obs)
+
+    def _renew_exploration(self, step: int) -> None:
+        """Draw a new gSDE matrix as often as SB3's own loop does: from rollout to rollout, or by ``sde_sample_freq``.
+
+        Without this, all real steps between two lessons would explore with what the last imagined rollout left behind.
+        """
+        agent: Any = self.agent
+        if agent.use_sde and step % (agent.sde_sample_freq if agent.sde_sample_freq > 0 else agent.n_steps) == 0:
+            with fenced_global_streams(draw_seed(self._generator)):
+                agent.policy.reset_noise()
 
     def _explore(self, obs: NDArray[Any]) -> Any:
         """The agent's own stochastic action, drawn so that its random streams stay as they are."""

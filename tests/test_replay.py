@@ -63,6 +63,17 @@ def test_the_ring_keeps_the_newest_steps(steps) -> None:
     assert (len(store), store.steps_seen) == (2 * len(kept), steps)
 
 
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("steps", [2, 5, 9])
+def test_each_row_has_the_number_of_its_collection(num_envs, steps) -> None:
+    store = TransitionStore(5 * num_envs, OBS_SPACE, ACTION_SPACE, num_envs)
+    fill(store, steps)
+    rows = store.transitions()
+    env, step = rows.obs[:, 0] // 100, rows.reward
+    assert store.row_ids().tolist() == (step * num_envs + env).tolist()
+    assert store.row_ids().dtype == th.int64
+
+
 def test_reading_does_not_mark_the_newest_row_for_good() -> None:
     store = TransitionStore(10, OBS_SPACE, ACTION_SPACE)
     fill(store, 2)

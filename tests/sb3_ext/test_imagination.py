@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -52,6 +53,17 @@ def test_one_run_in_numbers(monkeypatch) -> None:
         assert ("eval/mean_reward" in logged) == (record.eval_return is not None)
         # Four imagined steps against fifteen real ones.
         assert logged["dyna/imagined_return"] <= 4 < logged["rollout/ep_rew_mean"] <= 15
+
+
+def test_rows_keep_their_number_when_old_ones_are_forgotten() -> None:
+    """By which a trainer knows what it held out: the place of a row in the store changes, its number does not."""
+    env = real_env()
+    trainer = CountingTrainer(oracle_model(env))
+    config = replace(SMALL, store_size=50)
+    learn_in_imagination(small_ppo, env, 100, config=config, dynamics=trainer.model, trainer=trainer)
+    assert [ids.tolist() for ids in trainer.row_ids] == [[*range(40)], [*range(20, 70)], [*range(50, 100)]]
+    _, second, third = trainer.fits
+    assert th.equal(second.obs[30:], third.obs[:20])  # rows 50 to 69, in both
 
 
 def test_stored_rows_are_what_the_real_environment_did() -> None:

@@ -6,12 +6,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mbrl_wrappers.types import Transitions
 from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
-from tests.sb3_ext.imagination_runs import SMALL, real_env, small_ppo
+from tests.sb3_ext.imagination_runs import NET, SMALL, real_env, small_ppo
 
 
 class OneArray(gymnasium.Wrapper):
@@ -88,7 +89,36 @@ def test_an_eval_env_by_its_id_is_made_and_closed(monkeypatch) -> None:
     assert len(closed) == 2
 
 
-def test_collecting_leaves_the_global_streams_alone() -> None:
+def exploring_ppo(env, **kwargs) -> PPO:
+    return PPO("MlpPolicy", env, n_steps=4, batch_size=8, n_epochs=1, policy_kwargs=NET, seed=0, **kwargs)
+
+
+@pytest.mark.parametrize(("sde_sample_freq", "every"), [(-1, 4), (10, 10)])
+def test_gsde_explores_anew_as_often_as_in_the_agents_own_loop(sde_sample_freq, every) -> None:
+    """Every ``n_steps``, or by ``sde_sample_freq``; what the last imagined rollout left behind would serve for all."""
+    env, matrices = real_env(), []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            matrices.append(self.model.policy.action_dist.exploration_mat.clone())
+            return True
+
+    learn_in_imagination(
+        lambda model_env: exploring_ppo(model_env, use_sde=True, sde_sample_freq=sde_sample_freq),
+        env,
+        70,
+        config=SMALL,
+        dynamics=oracle_model(env),
+        callback=Watch(),
+    )
+    own = matrices[40:]  # the 40 steps before are random
+    changes = [step for step in range(1, 30) if not th.equal(own[step - 1], own[step])]
+    assert changes == [*range(every, 30, every)]
+    assert not th.equal(own[0], matrices[39])
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_collecting_leaves_the_global_streams_alone(use_sde) -> None:
     """Real steps draw from streams of their own: with no imagination in between they would not move the agent's."""
     env, streams = real_env(), []
 
@@ -102,7 +132,14 @@ def test_collecting_leaves_the_global_streams_alone() -> None:
         def _on_step(self) -> bool:
             return True
 
-    learn_in_imagination(small_ppo, env, 70, config=SMALL, dynamics=oracle_model(env), callback=Watch())
+    learn_in_imagination(
+        lambda model_env: exploring_ppo(model_env, use_sde=use_sde),
+        env,
+        70,
+        config=SMALL,
+        dynamics=oracle_model(env),
+        callback=Watch(),
+    )
     assert th.equal(streams[0], streams[1])
     assert th.equal(streams[2], streams[3])
     assert not th.equal(streams[1], streams[2])
