@@ -5,9 +5,11 @@ from mbrl_wrappers.checkpoint import load, save
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv
 from mbrl_wrappers.envs.registration import register_envs
 from mbrl_wrappers.fitting import FitReport
+from mbrl_wrappers.models.cloned_env import ClonedEnvModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
+from mbrl_wrappers.models.mujoco import MujocoModel
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.rollout import branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
@@ -19,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActionCodec",
+    "ClonedEnvModel",
     "DynamicsModel",
     "EnsembleDynamics",
     "EnsembleOptions",
@@ -29,6 +32,7 @@ __all__ = [
     "Limits",
     "ModelEnv",
     "ModelVectorEnv",
+    "MujocoModel",
     "Prediction",
     "RolloutLength",
     "RolloutPolicy",

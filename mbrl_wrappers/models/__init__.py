@@ -1,7 +1,9 @@
 """Whatever satisfies ``DynamicsModel``: learned, given or true."""
 
+from mbrl_wrappers.models.cloned_env import ClonedEnvModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
+from mbrl_wrappers.models.mujoco import MujocoModel
 
-__all__ = ["EnsembleDynamics", "EnsembleOptions", "FunctionModel"]
+__all__ = ["ClonedEnvModel", "EnsembleDynamics", "EnsembleOptions", "FunctionModel", "MujocoModel"]
