@@ -132,11 +132,15 @@ def save(model: Storable, path: str | os.PathLike[str], *, starts: NDArray[Any] 
         The path written.
 
     Raises:
-        TypeError: if the class of the model is not registered, or its configuration is not strict JSON.
+        TypeError: if the class of the model is not registered or says why it cannot be stored (``not_storable``), or
+            if its configuration is not strict JSON.
         ValueError: if ``starts`` do not fit the model.
         IsADirectoryError: if ``path`` is a folder.
     """
     kinds = [kind for kind, cls in _CLASSES.items() if cls is type(model)]
+    refusal = getattr(model, "not_storable", None)
+    if refusal is not None:
+        raise TypeError(f"{type(model).__name__} cannot be saved: {refusal}.")
     if not kinds:
         raise TypeError(
             f"{type(model).__name__} cannot be saved: its class is not registered. Put @register_model('a-name') "

@@ -1,6 +1,7 @@
 """Row-wise operations on model states: NamedTuples of ``(B, ...)`` tensors, nested or not.
 
-States are never mutated, so each function returns a new one.
+What is no tensor is held as :class:`mbrl_wrappers.objects.Objects`, a column of ``B`` rows like any other. States are
+never mutated, so each function returns a new one.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from typing import Any, TypeVar, cast
 import torch as th
 from torch import Tensor
 
+from mbrl_wrappers.objects import Objects
+
 S = TypeVar("S")
 
 
 def map_tensors(function: Callable[..., Tensor], state: S, *others: S) -> S:
-    """Apply ``function`` to each tensor of ``state`` (and to the matching ones of ``others``)."""
+    """Apply ``function`` to each tensor of ``state`` (and to the matching ones of ``others``).
+
+    A function that moves whole rows also moves those of :class:`Objects`.
+    """
     if isinstance(state, Tensor):
         return cast(S, function(state, *others))
+    if isinstance(state, Objects):
+        return cast(S, state.map_rows(function, *cast(Any, others)))
     parts = cast(tuple[Any, ...], state)
     fields = [map_tensors(function, *group) for group in zip(parts, *cast(Any, others), strict=True)]
     return cast(S, type(parts)(*fields))
@@ -41,6 +49,6 @@ def put_rows(state: S, index: Tensor, rows: S) -> S:
 def num_rows(state: object) -> int:
     """The number of rows ``B`` of a state."""
     first = state
-    while not isinstance(first, Tensor):
+    while not isinstance(first, Tensor | Objects):
         first = cast(tuple[Any, ...], first)[0]
     return len(first)

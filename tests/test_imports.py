@@ -16,7 +16,7 @@ FLOORS = ("nets", "models", "latent", "training", "rollout", "replay", "envs", "
 MAY_IMPORT = {
     "leaf": {"leaf"},
     "nets": {"nets", "leaf"},
-    "models": {"nets", "models", "leaf"},
+    "models": {"nets", "models", "tasks", "leaf"},
     "latent": {"nets", "latent", "leaf"},
     "training": {"nets", "models", "latent", "training", "leaf"},
     "rollout": {"leaf"},

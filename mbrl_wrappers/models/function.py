@@ -31,7 +31,13 @@ class FunctionModel:
         observation_space: one-dimensional float Box.
         action_space: Box or Discrete.
         step_fn: the dynamics.
+
+    Attributes:
+        exact: True: what the function says is taken for the truth, so planners act on the best plan they found and
+            not on a mean of good ones.
     """
+
+    exact = True
 
     def __init__(self, observation_space: AnySpace, action_space: AnySpace, step_fn: StepFn) -> None:
         self.observation_space = check_observation_space(observation_space)

@@ -1,0 +1,229 @@
+"""The exact dynamics of live MuJoCo environments."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch as th
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, match_rows
+from mbrl_wrappers.models.mujoco_physics import FormulaPhysics
+from mbrl_wrappers.models.mujoco_shadow import Attributes, ShadowPhysics, Snapshot, blank
+from mbrl_wrappers.models.mujoco_tasks import Outcome, step_formula
+from mbrl_wrappers.objects import Objects
+from mbrl_wrappers.rows import take_rows
+from mbrl_wrappers.seeding import draw_seed
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
+from mbrl_wrappers.tasks.functions import TRANSPARENT
+from mbrl_wrappers.tasks.wrappers import class_name
+from mbrl_wrappers.types import Prediction
+
+Array = NDArray[Any]
+
+
+class MujocoState(NamedTuple):
+    """Everything that the next step depends on.
+
+    Attributes:
+        obs: ``(B, O)`` float64.
+        physics: ``(B, S)`` float64, MuJoCo's integration state: time, positions, velocities, activations, the warm
+            start of the constraint solver, controls, applied forces. NaN once a simulation has failed.
+        lagged: ``(B, L)`` float64, what the task reads before a step and MuJoCo computed during the one before.
+        source: ``(B,)`` int64, the environment that the row belongs to.
+        attributes: ``(B,)`` what steps of a class that is not known may change in the environment itself; else None.
+    """
+
+    obs: Tensor
+    physics: Tensor
+    lagged: Tensor
+    source: Tensor
+    attributes: Objects[Attributes | None]
+
+
+class MujocoModel:
+    r"""The simulator itself as a model: predictions equal the environment's own next step to the last bit.
+
+    ``reset(obs)`` reads the physics of the live environments, for an observation does not hold all of it (absolute
+    positions, clipped velocities, the warm start of the constraint solver). So ``obs`` must be their current
+    observations: of one environment, or of several in any order and number of repetitions. The live environments are
+    only read; physics runs on scratch data.
+
+    Everything is float64, so finite differences of predictions are derivatives. A simulation that fails (MuJoCo warns,
+    or resets itself) is NaN from there on and logs nothing. Time limits are no part of the dynamics and end nothing.
+
+    HalfCheetah, Hopper, Walker2d, Swimmer and InvertedPendulum in version 5 take the fast way: physics by
+    ``mujoco.rollout`` on all cores, outcomes computed from states, after a check against the environment's own step.
+    All other environments step in copies of themselves. Not followed there: contacts (``data.contact``) read before a
+    step, changes that a step makes to ``model``, and state kept outside of the environment.
+
+    Args:
+        env: a Gymnasium ``MujocoEnv``, a list of them with equal spaces, or a vector environment that has them in
+            this process as ``envs``. Wrappers that only observe are looked through.
+        threads: for ``rollout``; by default as many as this process may use cores.
+
+    Attributes:
+        exact: True: planners may trust the best plan they find.
+        backend: ``"rollout"``, the fast way, or ``"env"``, copies of the environment.
+
+    Raises:
+        TypeError: for other environments, and for wrappers that change observations, actions or rewards:
+            ``ClonedEnvModel`` takes those.
+        ValueError: ``threads`` is below 1.
+    """
+
+    exact = True
+    not_storable = NOT_STORABLE
+
+    def __init__(self, env: object, *, threads: int | None = None) -> None:
+        self.threads = len(os.sched_getaffinity(0)) if threads is None else at_least("threads", threads)
+        outer = bound_envs(env, "MujocoModel")
+        self._envs = tuple(_look_inside(member) for member in outer)
+        self.observation_space = check_observation_space(outer[0].observation_space)
+        self.action_space: AnySpace = outer[0].action_space
+        self.codec = ActionCodec(self.action_space)
+        self.device = th.device("cpu")
+        self._obs_size = int(self.observation_space.shape[0])
+        self._shadow = ShadowPhysics(self._envs)
+        self._formula = self._fast_physics()
+        self.backend: Literal["rollout", "env"] = "env" if self._formula is None else "rollout"
+
+    def reset(self, obs: Tensor, *, generator: Generator) -> MujocoState:
+        """Start one trajectory per row of ``obs (B, O)`` from the state of the environment that shows it.
+
+        Raises:
+            ValueError: no environment shows an observation now.
+        """
+        read = [self._shadow.read(number) for number in range(len(self._envs))]
+        source = match_rows(obs, np.stack([shown for shown, _ in read]))
+        state = _stack([shown for shown, _ in read], [row for _, row in read], th.arange(len(read)))
+        return take_rows(state, source)
+
+    def step(self, state: MujocoState, action: Tensor, *, generator: Generator) -> tuple[MujocoState, Prediction]:
+        """Advance every row by one step of the environment with model actions ``(B, A)``."""
+        taken = self._to_env(action)
+        if self._formula is not None:
+            physics, outcome = self._formula.step(state.physics.numpy(), state.source.numpy(), taken)
+            following = state._replace(obs=th.from_numpy(outcome.obs), physics=th.from_numpy(physics))
+            return following, _prediction(outcome)
+        snapshots, outcome = self._roll(state, taken[:, None], generator)
+        outcome = Outcome(*(field[:, 0] for field in outcome))
+        return _stack(list(outcome.obs), snapshots, state.source), _prediction(outcome)
+
+    def rollout(self, state: MujocoState, actions: Tensor, *, generator: Generator) -> Prediction:
+        """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``."""
+        taken = self._to_env(actions)
+        if self._formula is not None:
+            return _prediction(self._formula.rollout(state.physics.numpy(), state.source.numpy(), taken))
+        return _prediction(self._roll(state, taken, generator)[1])
+
+    def state_vector(self, state: MujocoState) -> Tensor:
+        """``[qpos, qvel, act]`` of each row, ``(B, X)`` float64."""
+        return state.physics[:, self._shadow.layout.vector]
+
+    def with_state_vector(self, state: MujocoState, vector: Tensor) -> MujocoState:
+        """``state`` at other coordinates ``vector (B, X)``; warm start, lagged quantities and attributes stay."""
+        physics = state.physics.clone()
+        physics[:, self._shadow.layout.vector] = vector.to(physics.dtype)
+        if self._formula is not None:
+            return state._replace(obs=th.from_numpy(self._formula.obs(physics.numpy())), physics=physics)
+        moved = state._replace(physics=physics)
+        changed = (physics != state.physics).any(1).tolist()
+        obs = state.obs.numpy().copy()
+        for row, (number, snapshot) in enumerate(_rows(moved)):
+            if changed[row]:
+                obs[row] = self._shadow.observe(number, snapshot)
+        return moved._replace(obs=th.from_numpy(obs))
+
+    def _to_env(self, action: Tensor) -> Array:
+        """Environment actions, in the precision of the space unless the model action is float64."""
+        decoded: Array = self.codec.decode(action.detach()).numpy()
+        return decoded if action.dtype == th.float64 else decoded.astype(self.action_space.dtype)
+
+    def _roll(self, state: MujocoState, actions: Array, generator: Generator) -> tuple[list[Snapshot], Outcome]:
+        """Every row in its copy of the environment: ``actions (B, H, ...)``."""
+        if not self._shadow.known:
+            self._shadow.reseed(draw_seed(generator))
+        shaped = actions.reshape(*actions.shape[:2], *(self.action_space.shape or ()))
+        outcome, snapshots = blank(shaped.shape[:2], self._obs_size), []
+        for row, (number, snapshot) in enumerate(_rows(state)):
+            snapshot, steps = self._shadow.roll(number, snapshot, list(shaped[row]), self._obs_size)
+            snapshots.append(snapshot)
+            outcome.obs[row], outcome.reward[row], outcome.terminated[row] = steps
+        return snapshots, outcome
+
+    def _fast_physics(self) -> FormulaPhysics | None:
+        """The fast way, if the task is known and five steps from its start come out equal in every bit."""
+        formulas = [step_formula(env) for env in self._envs]
+        formula = formulas[0]
+        if formula is None or any(other != formula for other in formulas) or not self._shadow.known:
+            return None
+        fast = FormulaPhysics(self._envs, formula, self.threads)
+        return fast if self._agrees(fast) else None
+
+    def _agrees(self, fast: FormulaPhysics) -> bool:
+        """Whether five steps of two rows, up to their terminations, equal those of a copy of the environment."""
+        start, lagged = self._shadow.fresh_start()
+        rng = np.random.default_rng(0)
+        actions = self._to_env(th.as_tensor(rng.uniform(-1, 1, (2, 5, self.codec.size)), dtype=th.float32))
+        row = Snapshot(start, lagged, None)
+        both, source = start[None].repeat(2, 0), np.zeros(2, np.int64)
+        truths = [self._shadow.roll(0, row, list(taken), self._obs_size)[1] for taken in actions]
+        truth = Outcome(*(np.stack(field) for field in zip(*truths, strict=True)))  # (2, 5, ...)
+        read = np.logical_or.accumulate(truth.terminated, 1).cumsum(1) <= 1  # nothing is read after a termination
+        whole, (_, first) = fast.rollout(both, source, actions), fast.step(both, source, actions[:, 0])
+        return all(
+            np.array_equal(wanted[read], got[read]) and np.array_equal(wanted[:, 0], got_first)
+            for wanted, got, got_first in zip(truth, whole, first, strict=True)
+        )
+
+
+def _look_inside(env: AnyEnv) -> Any:
+    """The unwrapped environment.
+
+    Raises:
+        TypeError: it is none of MuJoCo, or a wrapper changes what it shows, takes or pays.
+    """
+    inner: Any = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if class_name(inner) not in TRANSPARENT:
+            raise TypeError(
+                f"{type(inner).__name__} may change observations, actions or rewards, which MujocoModel does not "
+                "follow: use ClonedEnvModel, which copies wrappers too, or build the environment without this wrapper."
+            )
+        inner = inner.env
+    if not isinstance(inner, MujocoEnv) or not callable(getattr(inner, "_get_obs", None)):
+        raise TypeError(
+            f"{inner} is no gymnasium.envs.mujoco.MujocoEnv with a _get_obs method: use ClonedEnvModel, which copies "
+            "whole environments."
+        )
+    return inner
+
+
+def _rows(state: MujocoState) -> list[tuple[int, Snapshot]]:
+    """The environment and the snapshot of each row."""
+    physics, lagged = state.physics.numpy(), state.lagged.numpy()
+    return [
+        (number, Snapshot(physics[row], lagged[row], attributes))
+        for row, (number, attributes) in enumerate(zip(state.source.tolist(), state.attributes, strict=True))
+    ]
+
+
+def _stack(obs: list[Array], rows: list[Snapshot], source: Tensor) -> MujocoState:
+    return MujocoState(
+        th.from_numpy(np.stack(obs)),
+        th.from_numpy(np.stack([row.physics for row in rows])),
+        th.from_numpy(np.stack([row.lagged for row in rows])),
+        source,
+        Objects([row.attributes for row in rows]),
+    )
+
+
+def _prediction(outcome: Outcome) -> Prediction:
+    return Prediction(*(th.from_numpy(field) for field in outcome))
