@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from mbrl_wrappers.envs.actions import ActionGate
 from mbrl_wrappers.envs.branches import Branches
-from mbrl_wrappers.envs.model_env import checked_options
+from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
 from mbrl_wrappers.types import DynamicsModel, Limits
 
@@ -57,7 +56,7 @@ class BranchRow:
         return obs
 
 
-class ModelVecEnv(VecEnv):
+class ModelVecEnv(ImaginedEnv, VecEnv):
     """``num_envs`` imagined episodes for any SB3 agent, as :class:`mbrl_wrappers.envs.ModelEnv` defines them.
 
     A row that ends is restarted in the same step; ``infos[i]["terminal_observation"]`` holds where it ended, and
@@ -70,15 +69,15 @@ class ModelVecEnv(VecEnv):
     of rows are sensible. Returns in here are imagined: judge an agent on the real environment.
 
     Args:
-        model: predicts the steps; gives the spaces, in environment units.
-        starts: a function ``(n, rng) -> (n, O)``, observations ``(M, O)``, or a buffer with ``sample_observations``.
-        num_envs: rows.
+        model: as for :class:`mbrl_wrappers.envs.ModelEnv`, and so ``starts``, ``horizon`` and ``limits``.
+        starts: where the episodes begin.
+        num_envs: rows, at least 1.
         horizon: steps until truncation, at least 1.
-        limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+        limits: the range outside of which predictions are not believed.
 
     Raises:
-        TypeError: for spaces or starts that are not supported.
-        ValueError: for numbers below 1, or starts of the wrong shape.
+        TypeError: as for :class:`mbrl_wrappers.envs.ModelEnv`.
+        ValueError: as there.
     """
 
     def __init__(
@@ -90,33 +89,13 @@ class ModelVecEnv(VecEnv):
         *,
         limits: Limits | None = None,
     ) -> None:
-        self._branches = Branches(model, starts, num_envs, horizon, limits=limits)
-        self._gate = ActionGate(self._branches.action_space)
+        self._imagine(model, starts, num_envs, horizon, limits)
         # The base class asks the rows for their render mode.
         self._rows = [BranchRow(self._branches, index) for index in range(self._branches.num_rows)]
         super().__init__(len(self._rows), self._branches.observation_space, self._branches.action_space)
         self.metadata: dict[str, Any] = {"render_modes": [], "is_model": True}
         self._rngs = np.random.default_rng().spawn(self.num_envs)
         self._actions: NDArray[Any] | None = None
-
-    @property
-    def model(self) -> DynamicsModel[Any]:
-        """The model inside."""
-        return self._branches.model
-
-    @property
-    def horizon(self) -> int:
-        """Steps until truncation; may be changed at any time."""
-        return self._branches.horizon
-
-    @horizon.setter
-    def horizon(self, value: int) -> None:
-        self._branches.horizon = value
-
-    @property
-    def num_invalid(self) -> int:
-        """How many episodes ended by a prediction that was not believed."""
-        return self._branches.num_invalid
 
     def reset(self) -> NDArray[Any]:
         """Start all rows, with the seeds and options given since the last reset; ``(N, O)`` observations."""

@@ -9,13 +9,12 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from mbrl_wrappers.envs.actions import ActionGate
-from mbrl_wrappers.envs.branches import Branches
+from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
 from mbrl_wrappers.types import DynamicsModel, Limits
 
 
-class ModelEnv(gymnasium.Env[NDArray[Any], Any]):
+class ModelEnv(ImaginedEnv, gymnasium.Env[NDArray[Any], Any]):
     """Episodes imagined by a model, ``horizon`` steps long unless the model predicts a failure.
 
     A predicted failure is a termination. The end of the horizon is a truncation, and so is a prediction that is not
@@ -53,31 +52,11 @@ class ModelEnv(gymnasium.Env[NDArray[Any], Any]):
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"A model cannot be rendered: render_mode must be None, got {render_mode!r}.")
-        self._branches = Branches(model, starts, 1, horizon, limits=limits)
-        self._gate = ActionGate(self._branches.action_space)
+        self._imagine(model, starts, 1, horizon, limits)
         self.observation_space = self._branches.observation_space
         self.action_space = self._branches.action_space
         self.render_mode = None
         self._needs_reset = True
-
-    @property
-    def model(self) -> DynamicsModel[Any]:
-        """The model inside."""
-        return self._branches.model
-
-    @property
-    def horizon(self) -> int:
-        """Steps until truncation; may be changed at any time."""
-        return self._branches.horizon
-
-    @horizon.setter
-    def horizon(self, value: int) -> None:
-        self._branches.horizon = value
-
-    @property
-    def num_invalid(self) -> int:
-        """How many episodes ended by a prediction that was not believed."""
-        return self._branches.num_invalid
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -105,11 +84,3 @@ class ModelEnv(gymnasium.Env[NDArray[Any], Any]):
         self._needs_reset = terminated or truncated
         info = {"invalid": True} if result.invalid[0] else {}
         return result.obs[0], float(result.reward[0]), terminated, truncated, info
-
-
-def checked_options(options: dict[str, Any] | None, known: set[str]) -> dict[str, Any]:
-    """Return ``options`` or an empty dict; raise a ``ValueError`` for keys that would be ignored."""
-    unknown = set(options or {}) - known
-    if unknown:
-        raise ValueError(f"Unknown reset options {sorted(unknown)}; known are {sorted(known)}.")
-    return options or {}

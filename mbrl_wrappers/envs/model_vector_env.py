@@ -12,16 +12,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mbrl_wrappers.envs.actions import ActionGate
-from mbrl_wrappers.envs.branches import Branches
-from mbrl_wrappers.envs.model_env import checked_options
+from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
 from mbrl_wrappers.types import DynamicsModel, Limits
 
 StepResult = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
-class ModelVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
+class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """``num_envs`` imagined episodes side by side, as :class:`ModelEnv` defines them.
 
     With a deterministic model, row ``i`` seeded with ``seed`` goes exactly the way of a ``ModelEnv`` seeded with
@@ -36,16 +34,16 @@ class ModelVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     ``SAME_STEP``).
 
     Args:
-        model: predicts the steps; gives the single spaces, in environment units.
-        starts: a function ``(n, rng) -> (n, O)``, observations ``(M, O)``, or a buffer with ``sample_observations``.
-        num_envs: ``N``.
+        model: as for :class:`ModelEnv`, and so ``starts``, ``horizon`` and ``limits``; its spaces are the single ones.
+        starts: where the episodes begin.
+        num_envs: ``N``, at least 1.
         horizon: steps until truncation, at least 1.
-        limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+        limits: the range outside of which predictions are not believed.
         autoreset_mode: an ``AutoresetMode`` or its value, such as ``"NextStep"``.
 
     Raises:
-        TypeError: for spaces or starts that are not supported.
-        ValueError: for numbers below 1, an unknown mode, or starts of the wrong shape.
+        TypeError: as for :class:`ModelEnv`.
+        ValueError: as there, and for an unknown mode.
     """
 
     def __init__(
@@ -59,8 +57,7 @@ class ModelVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
     ) -> None:
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self._branches = Branches(model, starts, num_envs, horizon, limits=limits)
-        self._gate = ActionGate(self._branches.action_space)
+        self._imagine(model, starts, num_envs, horizon, limits)
         self.num_envs = self._branches.num_rows
         self.single_observation_space = self._branches.observation_space
         self.single_action_space = self._branches.action_space
@@ -69,25 +66,6 @@ class ModelVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.metadata = {"render_modes": [], "is_model": True, "autoreset_mode": self.autoreset_mode}
         self._rngs: list[np.random.Generator] = []
         self._ended = np.zeros(self.num_envs, bool)  # (N,) over, and not yet restarted
-
-    @property
-    def model(self) -> DynamicsModel[Any]:
-        """The model inside."""
-        return self._branches.model
-
-    @property
-    def horizon(self) -> int:
-        """Steps until truncation; may be changed at any time."""
-        return self._branches.horizon
-
-    @horizon.setter
-    def horizon(self, value: int) -> None:
-        self._branches.horizon = value
-
-    @property
-    def num_invalid(self) -> int:
-        """How many episodes ended by a prediction that was not believed."""
-        return self._branches.num_invalid
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
