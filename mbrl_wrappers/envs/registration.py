@@ -1,6 +1,6 @@
-"""Saved models by name: ``gymnasium.make("mbrl_wrappers/Model-v0", path="hopper.safetensors", horizon=20)``.
+"""Environments by name: ``gymnasium.make("mbrl_wrappers/Model-v0", path="hopper.safetensors", horizon=20)``.
 
-The name is known once ``mbrl_wrappers`` is imported; ``"mbrl_wrappers:mbrl_wrappers/Model-v0"`` imports it on the way.
+The names are known once ``mbrl_wrappers`` is imported; ``"mbrl_wrappers:mbrl_wrappers/Model-v0"`` does that first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from mbrl_wrappers.envs import cart_pole
 from mbrl_wrappers.envs.model_env import ModelEnv
 from mbrl_wrappers.envs.model_vector_env import ModelVectorEnv
 
@@ -23,12 +24,19 @@ StoredStarts = str | Sequence[Sequence[float]] | None
 
 
 def register_envs() -> None:
-    """Make :data:`ENV_ID` known to ``gymnasium.make`` and ``gymnasium.make_vec``; a second call changes nothing."""
+    """Make saved models and ``ContinuousCartPole`` known to ``gymnasium.make``; a second call changes nothing."""
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(
             ENV_ID,
             entry_point="mbrl_wrappers.envs.registration:make_model_env",
             vector_entry_point="mbrl_wrappers.envs.registration:make_model_vector_env",
+        )
+    if cart_pole.ENV_ID not in gymnasium.registry:
+        gymnasium.register(
+            cart_pole.ENV_ID,
+            entry_point="mbrl_wrappers.envs.cart_pole:ContinuousCartPole",
+            max_episode_steps=cart_pole.MAX_STEPS,
+            reward_threshold=195.0,
         )
 
 

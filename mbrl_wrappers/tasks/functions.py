@@ -88,8 +88,9 @@ def task_functions(env: gymnasium.Env[Any, Any], *, approximate: bool = False) -
     """Find the reward and termination functions of an environment.
 
     Known are the eleven MuJoCo tasks of Gymnasium in version 5, Pendulum-v1, CartPole-v1, MountainCar-v0,
-    MountainCarContinuous-v0 and Acrobot-v1, recognised by their exact class. Constants (weights, healthy ranges,
-    time steps, what the observation includes) are read from the live environment when this is called.
+    MountainCarContinuous-v0, Acrobot-v1 and this package's ContinuousCartPole-v0, recognised by their exact class.
+    Constants (weights, healthy ranges, time steps, what the observation includes) are read from the live environment
+    when this is called.
 
     Wrappers that only observe are looked through; ``ClipAction`` and ``RescaleAction`` and this package's own
     wrappers are composed with; any other wrapper makes unknown what it may change.

@@ -308,6 +308,7 @@ RECIPES: dict[str, Callable[[Any, int | None], Recipe]] = {
     "gymnasium.envs.mujoco.pusher_v5.PusherEnv": _pusher,
     "gymnasium.envs.classic_control.pendulum.PendulumEnv": _pendulum,
     "gymnasium.envs.classic_control.cartpole.CartPoleEnv": _cart_pole,
+    "mbrl_wrappers.envs.cart_pole.ContinuousCartPole": _cart_pole,
     "gymnasium.envs.classic_control.mountain_car.MountainCarEnv": _mountain_car,
     "gymnasium.envs.classic_control.continuous_mountain_car.Continuous_MountainCarEnv": _mountain_car_continuous,
     "gymnasium.envs.classic_control.acrobot.AcrobotEnv": _acrobot,

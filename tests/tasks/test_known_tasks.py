@@ -24,6 +24,7 @@ OTHERS = [
     "MountainCar-v0",
     "MountainCarContinuous-v0",
     "Acrobot-v1",
+    "mbrl_wrappers/ContinuousCartPole-v0",
 ]
 SHOWN: dict[str, Any] = {"exclude_current_positions_from_observation": False}
 
