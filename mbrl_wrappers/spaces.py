@@ -20,21 +20,31 @@ class ActionCodec:
 
     .. math:: a_{model} = 2\,\frac{a - low}{high - low} - 1 \in [-1, 1],
 
-    a Discrete action becomes a one-hot row. A dimension with an infinite bound keeps its units
-    (nothing says how to scale it); one of zero width maps to 0 and back to its bound.
+    a Discrete action becomes a one-hot row, a MultiDiscrete one the one-hot rows of its ``G`` entries side by side. A
+    dimension with an infinite bound keeps its units (nothing says how to scale it); one of zero width maps to 0 and
+    back to its bound.
+
+    Planners and models of a user's own take all three; whatever learns or stores takes Box and Discrete alone and
+    calls :func:`check_action_space` first.
 
     Args:
-        action_space: the environment's ``Box`` (flattened row-major) or ``Discrete`` (any start).
+        action_space: the environment's ``Box`` or ``MultiDiscrete`` (flattened row-major) or ``Discrete`` (any start).
 
     Raises:
-        TypeError: for any other space; wrap the environment so that it takes one of the two.
+        TypeError: for any other space; wrap the environment so that it takes one of these.
     """
 
     def __init__(self, action_space: AnySpace) -> None:
-        self.action_space = check_action_space(action_space)
-        if isinstance(self.action_space, spaces.Discrete):
-            self.size = int(self.action_space.n)
+        self.action_space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete
+        if isinstance(action_space, spaces.MultiDiscrete):
+            self.action_space = action_space
+        else:
+            self.action_space = check_action_space(action_space)
+        self._group_sizes, self._starts = _one_hot_groups(self.action_space)
+        if self._group_sizes:
+            self.size = sum(self._group_sizes)
             return
+        assert isinstance(self.action_space, spaces.Box)
         low = th.as_tensor(self.action_space.low.reshape(-1), dtype=th.float64)
         high = th.as_tensor(self.action_space.high.reshape(-1), dtype=th.float64)
         bounded = low.isfinite() & high.isfinite()
@@ -46,43 +56,47 @@ class ActionCodec:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether model actions are one-hot rows."""
+        """Whether a model action is a single one-hot row."""
         return isinstance(self.action_space, spaces.Discrete)
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Sizes of the one-hot groups of a model action: none for Box, ``(n,)`` for Discrete."""
-        return (self.size,) if self.is_discrete else ()
+        """Sizes of the one-hot groups of a model action: none for Box, one for Discrete, ``G`` for MultiDiscrete."""
+        return self._group_sizes
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest model action, each ``(A,)``.
 
         -1 and 1 for a bounded dimension of a Box, 0 and 0 for one of zero width, the space's own for an unbounded one;
-        0 and 1 for a one-hot row.
+        0 and 1 for one-hot rows.
         """
-        if isinstance(self.action_space, spaces.Discrete):
+        if self.groups:
             return th.zeros(self.size), th.ones(self.size)
         bounded = self._low.isfinite() & self._high.isfinite()
         edge = (self._half > 0).float()
         return th.where(bounded, -edge, self._low), th.where(bounded, edge, self._high)
 
     def encode(self, action: Tensor) -> Tensor:
-        """Environment actions ``(B, A)`` or Discrete ``(B,)`` to model actions ``(B, A)`` float32."""
-        if isinstance(self.action_space, spaces.Discrete):
-            index = action.reshape(-1).long() - int(self.action_space.start)
-            return th.nn.functional.one_hot(index, self.size).float()
+        """Environment actions ``(B, A)``, Discrete ``(B,)`` or MultiDiscrete ``(B, G)`` to model actions float32."""
+        if self.groups:
+            index = action.reshape(-1, len(self.groups)).long() - th.tensor(self._starts, device=action.device)
+            rows = [th.nn.functional.one_hot(index[:, g], size) for g, size in enumerate(self.groups)]
+            return th.cat(rows, -1).float()
         half, centre = self._half.to(action.device), self._centre.to(action.device)
         scaled = (action.reshape(len(action), self.size).float() - centre) / half
         return th.where(half == 0, th.zeros_like(scaled), scaled)
 
     def decode(self, action: Tensor) -> Tensor:
-        """Model actions ``(B, A)`` to environment actions: ``(B, A)`` in bounds, or Discrete ``(B,)`` int64.
+        """Model actions ``(B, A)`` to environment actions.
 
-        Box actions are clamped to their bounds, so rounding never leaves the space.
+        These are ``(B, A)`` in bounds for Box, ``(B,)`` int64 for Discrete and ``(B, G)`` int64 for MultiDiscrete. Box
+        actions are clamped to their bounds, so rounding never leaves the space.
         """
-        if isinstance(self.action_space, spaces.Discrete):
-            return action.argmax(-1) + int(self.action_space.start)
+        if self.groups:
+            index = th.stack([rows.argmax(-1) for rows in action.split(self.groups, -1)], -1)
+            index = index + th.tensor(self._starts, device=action.device)
+            return index.squeeze(-1) if self.is_discrete else index
         device = action.device
         raw = action * self._half.to(device) + self._centre.to(device)
         return raw.clamp(self._low.to(device), self._high.to(device))
@@ -93,12 +107,25 @@ class ActionCodec:
 
     def to_env(self, action: Tensor) -> NDArray[Any]:
         """Model actions ``(B, A)`` to numpy ``(B, *shape)`` in the dtype of the space."""
+        space = self.action_space
         array: NDArray[Any] = self.decode(action).detach().cpu().numpy()
-        return array.reshape(len(array), *(self.action_space.shape or ())).astype(self.action_space.dtype)
+        array = array.reshape(len(array), *(space.shape or ())).astype(space.dtype)
+        # A float64 bound may lie a rounding error inside its float32 neighbour.
+        return np.clip(array, space.low, space.high) if isinstance(space, spaces.Box) else array
+
+
+def _one_hot_groups(space: AnySpace) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes and first numbers of the one-hot groups of an action space; none for a Box."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),), (int(space.start),)
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes, starts = space.nvec.reshape(-1).tolist(), space.start.reshape(-1).tolist()
+        return tuple(map(int, sizes)), tuple(map(int, starts))
+    return (), ()
 
 
 def check_action_space(space: AnySpace) -> spaces.Box | spaces.Discrete:
-    """Return ``space`` if models can take its actions, else raise a ``TypeError`` that says what to do."""
+    """Return ``space`` if models can learn its actions, else raise a ``TypeError`` that says what to do."""
     if isinstance(space, spaces.Box | spaces.Discrete):
         return space
     raise TypeError(

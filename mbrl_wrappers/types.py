@@ -144,7 +144,7 @@ class DynamicsModel(Protocol[S]):
 
     @property
     def action_space(self) -> spaces.Space:  # type: ignore[type-arg]
-        """The *environment's* action space, Box or Discrete."""
+        """The *environment's* action space, Box or Discrete; for planning alone also MultiDiscrete."""
         ...
 
     @property

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Generator, Tensor
 
 from mbrl_wrappers.seeding import draw_seed, fenced_global_streams
-from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.spaces import ActionCodec, check_action_space
 
 # Rows per call of the agent: activations stay in cache, and an agent that compiles for each batch shape (SBX) meets
 # few of them, since smaller batches are padded to a power of two.
@@ -40,7 +40,7 @@ class AgentPolicy:
         self.agent = agent
         self.noise_std = noise_std
         self.deterministic = deterministic
-        self.codec = ActionCodec(agent.action_space)
+        self.codec = ActionCodec(check_action_space(agent.action_space))
 
     def __call__(self, obs: Tensor, *, generator: Generator) -> Tensor:
         """Model actions ``(B, A)`` for raw observations ``(B, O)``."""

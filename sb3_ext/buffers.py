@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.seeding import torch_generator
-from mbrl_wrappers.spaces import ActionCodec, check_observation_space
+from mbrl_wrappers.spaces import ActionCodec, check_action_space, check_observation_space
 from mbrl_wrappers.types import Transitions
 from sb3_ext.synthetic import SyntheticBuffer
 
@@ -56,7 +56,7 @@ class MixedReplayBuffer(ReplayBuffer):
         **kwargs: Any,
     ) -> None:
         obs_size = check_observation_space(observation_space).shape[0]
-        self.codec = ActionCodec(action_space)
+        self.codec = ActionCodec(check_action_space(action_space))
         if kwargs.get("optimize_memory_usage"):
             raise ValueError(
                 "optimize_memory_usage=True keeps no next observations at episode ends, which the model learns from: "

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from mbrl_wrappers.spaces import ActionCodec, AnySpace
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space
 
 
 class ActionGate:
@@ -22,7 +22,8 @@ class ActionGate:
     """
 
     def __init__(self, action_space: AnySpace) -> None:
-        self.codec = ActionCodec(action_space)
+        self._space = check_action_space(action_space)
+        self.codec = ActionCodec(self._space)
         self._warned = False
 
     def __call__(self, action: object, rows: int) -> Tensor:
@@ -31,7 +32,7 @@ class ActionGate:
         Raises:
             ValueError: for a wrong shape, a non-finite number or a Discrete action that does not exist.
         """
-        space = self.codec.action_space
+        space = self._space
         array = np.asarray(action)
         wanted = (rows, *space.shape) if isinstance(space, spaces.Box) else (rows,)
         if array.shape != wanted:

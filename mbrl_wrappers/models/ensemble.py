@@ -14,7 +14,7 @@ from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions, GaussianEnse
 from mbrl_wrappers.nets import Routing
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.space_json import space_from_json, space_to_json
-from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
 from mbrl_wrappers.stored_functions import describe_function, restore_function
 from mbrl_wrappers.types import Prediction, RewardFn, TerminationFn
 
@@ -81,7 +81,8 @@ class EnsembleDynamics(GaussianEnsemble):
     ) -> None:
         if propagation not in get_args(Propagation):
             raise ValueError(f"propagation must be one of {get_args(Propagation)}, got {propagation!r}.")
-        observation_space, codec = check_observation_space(observation_space), ActionCodec(action_space)
+        observation_space = check_observation_space(observation_space)
+        codec = ActionCodec(check_action_space(action_space))
         super().__init__(
             (observation_space.shape[0], codec.size),
             num_members=num_members,

@@ -24,12 +24,12 @@ class FunctionModel:
     """Dynamics given by ``step_fn(obs, action) -> (next_obs, reward, terminated)``.
 
     The function sees and returns environment units, batched: ``obs (B, O)``, ``action (B, A)`` in the bounds of
-    the Box or ``(B,)`` int64 for Discrete, ``next_obs (B, O)``, ``reward (B,)``, ``terminated (B,)`` bool. Gradients
-    flow through it if it lets them.
+    the Box, ``(B,)`` int64 for Discrete or ``(B, G)`` int64 for MultiDiscrete, ``next_obs (B, O)``, ``reward (B,)``,
+    ``terminated (B,)`` bool. Gradients flow through it if it lets them.
 
     Args:
         observation_space: one-dimensional float Box.
-        action_space: Box or Discrete.
+        action_space: Box, Discrete or MultiDiscrete.
         step_fn: the dynamics.
 
     Attributes:
