@@ -146,6 +146,6 @@ def check_observation_space(space: AnySpace) -> spaces.Box:
         )
     raise TypeError(
         f"Observation space {space} is not supported: models predict one-dimensional float Box observations. "
-        "Wrap the environment in gymnasium.wrappers.FlattenObservation (for Dict, Tuple, Discrete and "
-        "multi-dimensional Box) and, for integers, gymnasium.wrappers.DtypeObservation(env, np.float32)."
+        "Use DtypeObservation(FlattenObservation(env), np.float32), both from gymnasium.wrappers: it makes Discrete "
+        "(one-hot), Dict, Tuple, integer and multi-dimensional observations one row of floats."
     )
