@@ -1,8 +1,16 @@
 """Planning with any model. Planners see protocols only: never a concrete model, an environment or an agent."""
 
+from controllers.learning import (
+    PlannerLearningConfig,
+    PlannerLearningResult,
+    StepReport,
+    TrialReport,
+    learn_with_planner,
+)
 from controllers.mpc import MPCPolicy, MPCState, Objective, Proposals
 from controllers.plan import Plan, Planner, PlanReport, WarmStart
 from controllers.problem import PlanningProblem
+from controllers.progress import PlannerProgress, load_progress, save_progress
 from controllers.risk import CVaR, Mean, MeanMinusStd, Risk, Worst
 from controllers.shooting.cem import CEM
 from controllers.shooting.gradient import GradientShooting
@@ -24,10 +32,18 @@ __all__ = [
     "Plan",
     "PlanReport",
     "Planner",
+    "PlannerLearningConfig",
+    "PlannerLearningResult",
+    "PlannerProgress",
     "PlanningProblem",
     "Proposals",
     "RandomShooting",
     "Risk",
+    "StepReport",
+    "TrialReport",
     "WarmStart",
     "Worst",
+    "learn_with_planner",
+    "load_progress",
+    "save_progress",
 ]

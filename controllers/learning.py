@@ -1,0 +1,305 @@
+"""Learning a model by acting on its plans: collect with the planner, refit, repeat (PETS)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from controllers.mpc import MPCPolicy
+from controllers.plan import PlanReport
+from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.fitting import FitReport, ModelTrainer
+from mbrl_wrappers.replay import TransitionStore
+from mbrl_wrappers.seeding import seed_at, spawn_seeds
+
+GymEnv = gymnasium.Env[Any, Any]
+
+
+@dataclass(frozen=True)
+class PlannerLearningConfig:
+    """How long to learn, and how often the model is refitted. Real steps are what counts.
+
+    Attributes:
+        total_steps: real steps in all, random ones included; None for no limit.
+        trials: trials with the planner, those of an earlier part of the run included; None for no limit.
+        trial_steps: a trial is one episode, cut after so many steps.
+        initial_random_steps: real steps with uniformly random actions before the first fit.
+        train_freq: real steps between fits; None fits after every trial.
+        max_gradient_steps: of one fit; None leaves it to the trainer.
+    """
+
+    total_steps: int | None = None
+    trials: int | None = 10
+    trial_steps: int = 1000
+    initial_random_steps: int = 200
+    train_freq: int | None = None
+    max_gradient_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trial_steps", "initial_random_steps"):
+            at_least(name, getattr(self, name))
+        for name in ("total_steps", "trials", "train_freq", "max_gradient_steps"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name))
+        if self.total_steps is None and self.trials is None:
+            raise ValueError("Say when to stop: give total_steps, trials or both.")
+
+
+class StepReport(NamedTuple):
+    """The run after a real step.
+
+    Attributes:
+        trial: number of the trial.
+        random: whether actions are random.
+        length: steps of this trial so far.
+        real_return: its rewards so far.
+        real_steps: of the whole run.
+        plan: the report of the plan made for this step; None when an older one went on, or the action was random.
+    """
+
+    trial: int
+    random: bool
+    length: int
+    real_return: float
+    real_steps: int
+    plan: PlanReport | None
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What one trial came to. Means are over its plans; None where no plan has a finite value.
+
+    Attributes:
+        trial: number of the trial, random ones counted too.
+        random: whether actions were random.
+        real_return: sum of real rewards.
+        length: steps.
+        terminated: whether the task ended it; otherwise it was cut.
+        real_steps: of the whole run, this trial included.
+        fit: of the last fit during or after this trial; None when there was none.
+        plans: how many plans were made.
+        plan_milliseconds: median wall time of a plan.
+        model_calls: transitions predicted for planning.
+        warm_start_value: mean score of what plans started from.
+        best_value: mean score of the best candidate.
+        mean_value: mean score of the last candidates.
+    """
+
+    trial: int
+    random: bool
+    real_return: float
+    length: int
+    terminated: bool
+    real_steps: int
+    fit: FitReport | None
+    plans: int
+    plan_milliseconds: float | None
+    model_calls: int
+    warm_start_value: float | None
+    best_value: float | None
+    mean_value: float | None
+
+
+@dataclass(frozen=True)
+class PlannerLearningResult:
+    """The reports of all trials, earlier parts of the run included, and whether ``on_step`` stopped it."""
+
+    trials: tuple[TrialReport, ...]
+    stopped: bool
+
+
+OnStep = Callable[[StepReport], "bool | None"]
+"""Called after every real step; False stops the run there."""
+
+OnTrial = Callable[[TrialReport], None]
+"""Called after every trial and its fit: the moment to save."""
+
+
+def learn_with_planner(
+    env: GymEnv,
+    policy: MPCPolicy[Any],
+    trainer: ModelTrainer,
+    store: TransitionStore,
+    config: PlannerLearningConfig | None = None,
+    *,
+    seed: int = 0,
+    earlier: Sequence[TrialReport] = (),
+    on_trial: OnTrial | None = None,
+    on_step: OnStep | None = None,
+) -> PlannerLearningResult:
+    """Learn a model of ``env`` by planning in it (PETS, Chua et al. 2018, algorithm 1).
+
+    Random trials come first, until there are ``initial_random_steps`` transitions. Then every trial executes the plans
+    of ``policy`` and stores what really happened, and the model is refitted to all of it.
+
+    All draws of a trial follow from ``(seed, trial)``. So a run that was saved between two trials goes on as if it had
+    never stopped: pass the saved model (in ``policy`` and ``trainer``), the saved store and the reports so far as
+    ``earlier``. Only what a trainer keeps from fit to fit (the moments of its optimiser, its stream) is lost, unless it
+    begins anew with every fit. :func:`~controllers.save_progress` and :func:`~controllers.load_progress` do the saving.
+
+    Args:
+        env: the real environment.
+        policy: the planner with the model to learn.
+        trainer: fits that model.
+        store: receives every real transition of one environment; rows that it brings count as random ones.
+        config: how long and how often.
+        seed: of the environment, the random actions and the plans.
+        earlier: the reports of the trials of this run that are over.
+        on_trial: called after every trial.
+        on_step: called after every real step; when it returns False the run ends there, without a report of the trial
+            under way (its transitions are stored).
+
+    Raises:
+        ValueError: if model, trainer, store and environment do not belong together, and if the environment or a plan
+            diverges.
+    """
+    config = config or PlannerLearningConfig()
+    _check_parts(env, policy, trainer, store)
+    return _Learning(env, policy, trainer, store, config, seed=seed, earlier=earlier, on_step=on_step).run(on_trial)
+
+
+class _Stopped(Exception):
+    """``on_step`` said so."""
+
+
+class _Learning:
+    """One run: its parts, and its books."""
+
+    def __init__(
+        self,
+        env: GymEnv,
+        policy: MPCPolicy[Any],
+        trainer: ModelTrainer,
+        store: TransitionStore,
+        config: PlannerLearningConfig,
+        *,
+        seed: int,
+        earlier: Sequence[TrialReport],
+        on_step: OnStep | None,
+    ) -> None:
+        self.env, self.policy, self.trainer, self.store = env, policy, trainer, store
+        self.config, self.seed, self.on_step = config, seed, on_step
+        self.trials = list(earlier)
+        self.real_steps = sum(trial.length for trial in earlier)
+        self.fitted = any(trial.fit is not None for trial in earlier)
+
+    def run(self, on_trial: OnTrial | None) -> PlannerLearningResult:
+        """Trial after trial, until the limits are reached or ``on_step`` stops it."""
+        try:
+            while self._goes_on():
+                if not self._is_random() and not self.fitted:
+                    self._fit()  # the store came with enough rows, so there were no random trials
+                report = self._trial()
+                self.trials.append(report)
+                if on_trial is not None:
+                    on_trial(report)
+        except _Stopped:
+            return PlannerLearningResult(tuple(self.trials), stopped=True)
+        return PlannerLearningResult(tuple(self.trials), stopped=False)
+
+    def _goes_on(self) -> bool:
+        total, trials = self.config.total_steps, self.config.trials
+        planned = sum(not trial.random for trial in self.trials)
+        return (total is None or self.real_steps < total) and (trials is None or planned < trials)
+
+    def _is_random(self) -> bool:
+        return len(self.store) < min(self.config.initial_random_steps, self.store.capacity)
+
+    def _limit(self, random: bool) -> int:
+        """The most steps that the next trial may take."""
+        limits = [self.config.trial_steps]
+        if self.config.total_steps is not None:
+            limits.append(self.config.total_steps - self.real_steps)
+        if random:
+            limits.append(self.config.initial_random_steps - len(self.store))
+        return min(limits)
+
+    def _trial(self) -> TrialReport:
+        """One episode, and the fits that are due in it and after it."""
+        trial, random = len(self.trials), self._is_random()
+        env_seed, action_seed, plan_seed = spawn_seeds(seed_at(self.seed, trial), 3)
+        policy = copy.copy(self.policy)  # the caller's keeps its seed
+        policy.seed = plan_seed
+        self.env.action_space.seed(action_seed % 2**31)
+        obs, _ = self.env.reset(seed=env_seed % 2**31)
+        obs = np.array(obs)  # a copy: some environments write every observation into one array
+        limit, state, plans = self._limit(random), None, []
+        total, length, terminated, over = 0.0, 0, False, False
+        fit: FitReport | None = None
+        while not over:
+            before = policy.last_plan
+            if random:
+                action = self.env.action_space.sample()
+            else:
+                action, state = policy.predict(obs, state, np.array([length == 0]))
+            plan = None if policy.last_plan is before or policy.last_plan is None else policy.last_plan.report
+            plans += [] if plan is None else [plan]
+            next_obs, reward, ended, truncated, _ = self.env.step(action)
+            length, total, terminated = length + 1, total + float(reward), bool(ended)
+            over = terminated or bool(truncated) or length >= limit
+            self.store.add(obs, action, reward, next_obs, terminated, over and not terminated)
+            obs = np.array(next_obs)
+            self.real_steps += 1
+            if self._fit_is_due(random):
+                fit = self._fit()
+            step = StepReport(trial, random, length, total, self.real_steps, plan)
+            if self.on_step is not None and self.on_step(step) is False:
+                raise _Stopped
+        first = random and not self._is_random()
+        if first or (not random and self.config.train_freq is None):
+            fit = self._fit()
+        return TrialReport(trial, random, total, length, terminated, self.real_steps, fit, *_summed_up(plans))
+
+    def _fit_is_due(self, random: bool) -> bool:
+        every = self.config.train_freq
+        return not random and every is not None and self.real_steps % every == 0
+
+    def _fit(self) -> FitReport:
+        self.fitted = True
+        return self.trainer.fit(
+            self.store.transitions(),
+            max_gradient_steps=self.config.max_gradient_steps,
+            row_ids=self.store.row_ids(),
+        )
+
+
+def _summed_up(
+    plans: Sequence[PlanReport],
+) -> tuple[int, float | None, int, float | None, float | None, float | None]:
+    """The fields of :class:`TrialReport` that are about plans, in its order."""
+
+    def mean(values: Sequence[float]) -> float | None:
+        finite = [value for value in values if math.isfinite(value)]
+        return fmean(finite) if finite else None
+
+    return (
+        len(plans),
+        1000 * median(plan.seconds for plan in plans) if plans else None,
+        sum(plan.model_calls for plan in plans),
+        mean([float(plan.warm_start_value) for plan in plans]),
+        mean([float(plan.best_value) for plan in plans]),
+        mean([float(plan.mean_value) for plan in plans]),
+    )
+
+
+def _check_parts(env: GymEnv, policy: MPCPolicy[Any], trainer: ModelTrainer, store: TransitionStore) -> None:
+    """Raise a ``ValueError`` unless the parts of a run belong together."""
+    if trainer.model is not policy.model:
+        raise ValueError("The trainer fits another model than the policy plans in: build it as Trainer(policy.model).")
+    for what, model, real in (
+        ("observation", policy.observation_space, env.observation_space),
+        ("action", policy.action_space, env.action_space),
+    ):
+        if model != real:
+            raise ValueError(f"The model's {what} space {model} is not the environment's {real}.")
+    if (store.observation_space, store.codec.action_space) != (env.observation_space, env.action_space):
+        raise ValueError("The store was made for other spaces than the environment's.")
+    if store.num_envs != 1:
+        raise ValueError(f"The store is for {store.num_envs} environments, and one is collected from: leave it at 1.")

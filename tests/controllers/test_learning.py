@@ -1,0 +1,285 @@
+"""Learning with a planner: the schedule, its books, and going on after a stop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch as th
+
+from controllers import (
+    CEM,
+    MPCPolicy,
+    PlannerLearningConfig,
+    RandomShooting,
+    StepReport,
+    TrialReport,
+    learn_with_planner,
+    load_progress,
+    save_progress,
+)
+from controllers import progress as progress_module
+from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions, TransitionStore
+from mbrl_wrappers.checkpoint import CheckpointError
+from mbrl_wrappers.tasks import never_terminates
+from tests.oracle import OracleEnv, oracle_model
+
+QUICK = CEM(population=12, iterations=2, elite_ratio=0.25)
+NO_FIT = FitReport(1, 2, 3, 4, 5, (0.5,), (1.0,), (0.9,), (0.5,), (0.9,), (0,), None, 0.0)
+
+
+class EndlessOracle(OracleEnv):
+    """The oracle without its failure, so that trials are as long as they may be."""
+
+    def step(self, action: Any) -> Any:
+        return (*super().step(action)[:2], False, False, {})
+
+
+class CountingTrainer:
+    """Fits nothing and remembers how many rows there were."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows: list[int] = []
+        self.caps: list[int | None] = []
+        self.ids: list[th.Tensor] = []
+
+    def fit(
+        self, transitions: Transitions, *, max_gradient_steps: int | None = None, row_ids: th.Tensor | None = None
+    ) -> FitReport:
+        assert row_ids is not None
+        self.rows.append(transitions.num_rows)
+        self.caps.append(max_gradient_steps)
+        self.ids.append(row_ids)
+        return replace(NO_FIT, rows_seen=transitions.num_rows)
+
+
+class AnewTrainer:
+    """A trainer without a memory: every fit begins with a new optimiser."""
+
+    def __init__(self, model: EnsembleDynamics) -> None:
+        self.model = model
+
+    def fit(self, transitions: Transitions, **kwargs: Any) -> FitReport:
+        return Trainer(self.model, FitConfig(max_gradient_steps=20), seed=3).fit(transitions, **kwargs)
+
+
+def exact_parts(env: gymnasium.Env, planner: Any = QUICK) -> tuple[MPCPolicy, CountingTrainer, TransitionStore]:
+    model = oracle_model(env)
+    store = TransitionStore(1000, env.observation_space, env.action_space)
+    return MPCPolicy(model, planner, horizon=4), CountingTrainer(model), store
+
+
+def small_ensemble(env: gymnasium.Env) -> EnsembleDynamics:
+    return EnsembleDynamics(
+        env.observation_space, env.action_space, num_members=2, num_elites=2, hidden=(8,), seed=1,
+        propagation="tsinf", termination_fn=never_terminates, device="cpu",
+    )  # fmt: skip
+
+
+def essence(trial: TrialReport) -> TrialReport:
+    """A report without the clock."""
+    fit = None if trial.fit is None else replace(trial.fit, seconds=0.0)
+    return replace(trial, fit=fit, plan_milliseconds=None)
+
+
+def test_random_trials_come_first_and_a_fit_follows_every_later_one() -> None:
+    env = EndlessOracle()
+    policy, trainer, store = exact_parts(env)
+    steps: list[StepReport] = []
+    seen: list[TrialReport] = []
+    config = PlannerLearningConfig(trials=2, trial_steps=10, initial_random_steps=25, max_gradient_steps=7)
+    result = learn_with_planner(env, policy, trainer, store, config, on_trial=seen.append, on_step=steps.append)
+    assert [(trial.random, trial.length, trial.real_steps) for trial in result.trials] == [
+        (True, 10, 10), (True, 10, 20), (True, 5, 25), (False, 10, 35), (False, 10, 45),
+    ]  # fmt: skip
+    assert trainer.rows == [25, 35, 45]
+    assert trainer.caps == [7, 7, 7]
+    assert th.equal(trainer.ids[-1], th.arange(45))
+    assert [trial.fit is not None for trial in result.trials] == [False, False, True, True, True]
+    assert (result.trials, result.stopped) == (tuple(seen), False)
+    assert [trial.trial for trial in seen] == [0, 1, 2, 3, 4]
+    assert len(steps) == len(store) == 45
+    rows = store.transitions()
+    assert rows.last.nonzero().squeeze(1).tolist() == [9, 19, 24, 34, 44]  # cut, and not terminated
+    assert not rows.terminated.any()
+    for trial in seen:
+        mine = [step for step in steps if step.trial == trial.trial]
+        assert mine[-1].real_return == trial.real_return
+        assert [step.length for step in mine] == list(range(1, trial.length + 1))
+        plans = [step.plan for step in mine if step.plan is not None]
+        assert len(plans) == trial.plans == (0 if trial.random else 10)
+        assert trial.model_calls == sum(plan.model_calls for plan in plans)
+        if plans:
+            assert trial.best_value == pytest.approx(np.mean([float(plan.best_value) for plan in plans]))
+            # The first plan of an episode has nothing to start from, and does not spoil the mean.
+            warm = [float(plan.warm_start_value) for plan in plans[1:]]
+            assert np.isnan(float(plans[0].warm_start_value))
+            assert trial.warm_start_value == pytest.approx(np.mean(warm))
+            assert trial.plan_milliseconds == pytest.approx(1000 * np.median([plan.seconds for plan in plans]))
+        else:
+            assert trial.best_value is trial.mean_value is trial.plan_milliseconds is None
+
+
+def test_fits_every_n_steps_and_a_limit_of_steps() -> None:
+    env = EndlessOracle()
+    policy, trainer, store = exact_parts(env)
+    config = PlannerLearningConfig(total_steps=31, trials=None, trial_steps=8, initial_random_steps=10, train_freq=5)
+    result = learn_with_planner(env, policy, trainer, store, config)
+    assert [trial.length for trial in result.trials] == [8, 2, 8, 8, 5]
+    assert trainer.rows == [10, 15, 20, 25, 30]
+
+
+def test_a_failure_ends_a_trial_and_is_stored_as_one() -> None:
+    env = OracleEnv()
+    policy, trainer, store = exact_parts(env, RandomShooting(population=4))
+    config = PlannerLearningConfig(trials=1, trial_steps=200, initial_random_steps=100)
+    result = learn_with_planner(env, policy, trainer, store, config)
+    ended = [trial for trial in result.trials if trial.terminated]
+    assert ended
+    assert int(store.transitions().terminated.sum()) == len(ended)
+    assert all(trial.length < 200 for trial in ended)
+
+
+def test_planning_in_the_true_model_beats_chance() -> None:
+    env = EndlessOracle()
+    policy, trainer, store = exact_parts(env, CEM(population=50, iterations=3))
+    config = PlannerLearningConfig(trials=2, trial_steps=20, initial_random_steps=40)
+    trials = learn_with_planner(env, policy, trainer, store, config).trials
+    worst_planned = min(trial.real_return for trial in trials if not trial.random)
+    assert worst_planned > max(trial.real_return for trial in trials if trial.random)
+
+
+def test_a_filled_store_needs_no_random_trial_but_a_fit() -> None:
+    env = EndlessOracle()
+    policy, trainer, store = exact_parts(env)
+    config = PlannerLearningConfig(trials=1, trial_steps=6, initial_random_steps=10)
+    first = learn_with_planner(env, policy, trainer, store, config)
+    again = CountingTrainer(policy.model)
+    second = learn_with_planner(env, policy, again, store, config, seed=1)
+    assert [trial.random for trial in first.trials] == [True, True, False]
+    assert [(trial.random, trial.real_steps) for trial in second.trials] == [(False, 6)]
+    assert again.rows == [16, 22]
+
+
+def test_the_seed_decides_everything_and_nothing_of_the_callers_is_changed() -> None:
+    def run(seed: int) -> tuple[list[float], MPCPolicy]:
+        env = EndlessOracle()
+        policy, trainer, store = exact_parts(env)
+        config = PlannerLearningConfig(trials=2, trial_steps=6, initial_random_steps=6)
+        before = (th.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
+        result = learn_with_planner(env, policy, trainer, store, config, seed=seed)
+        assert th.equal(before[0], th.get_rng_state())
+        assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+        return [trial.real_return for trial in result.trials], policy
+
+    one, policy = run(0)
+    assert one == run(0)[0]
+    assert set(one).isdisjoint(run(1)[0])
+    assert (policy.seed, policy.last_plan) == (0, None)
+
+
+def test_a_run_that_stopped_between_trials_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    config = PlannerLearningConfig(trials=3, trial_steps=8, initial_random_steps=30)
+
+    def policy_of(model: Any) -> MPCPolicy:
+        return MPCPolicy(model, QUICK, horizon=3, particles=2)
+
+    env = EndlessOracle()
+    model = small_ensemble(env)
+    store = TransitionStore(1000, env.observation_space, env.action_space)
+    whole = learn_with_planner(env, policy_of(model), AnewTrainer(model), store, config, seed=5)
+
+    env = EndlessOracle()
+    model = small_ensemble(env)
+    store = TransitionStore(1000, env.observation_space, env.action_space)
+    done: list[TrialReport] = []
+
+    def keep(trial: TrialReport) -> None:
+        done.append(trial)
+        save_progress(tmp_path / "run", model, store, done)
+
+    def stop(step: StepReport) -> bool:
+        return not (step.trial == len(whole.trials) - 1 and step.length == 3)  # in the middle of the last trial
+
+    part = learn_with_planner(
+        env, policy_of(model), AnewTrainer(model), store, config, seed=5, on_trial=keep, on_step=stop
+    )
+    assert part.stopped
+    assert len(part.trials) == len(whole.trials) - 1
+    assert len(list((tmp_path / "run").iterdir())) == 1  # only the newest is kept
+
+    found = load_progress(tmp_path / "run")
+    assert found is not None
+    assert found.trials == part.trials
+    rest = learn_with_planner(
+        EndlessOracle(), policy_of(found.model), AnewTrainer(found.model), found.store, config, seed=5,
+        earlier=found.trials,
+    )  # fmt: skip
+    assert [essence(trial) for trial in rest.trials] == [essence(trial) for trial in whole.trials]
+    assert not rest.stopped
+
+
+def test_a_kill_while_saving_leaves_what_was_saved_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = EndlessOracle()
+    policy, trainer, store = exact_parts(env)
+    model = small_ensemble(env)
+    config = PlannerLearningConfig(trials=1, trial_steps=4, initial_random_steps=8)
+    trials = learn_with_planner(env, policy, trainer, store, config).trials
+    assert load_progress(tmp_path) is None
+    assert load_progress(tmp_path / "nowhere") is None
+    save_progress(tmp_path, model, store, trials[:1])
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module.json, "dumps", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_progress(tmp_path, model, store, trials[:2])
+    assert [path.name for path in tmp_path.iterdir()] == ["after_trial_1"]
+    found = load_progress(tmp_path)
+    assert found is not None
+    assert found.trials == trials[:1]
+    assert found.store.steps_seen == store.steps_seen
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '[{"fit": null}]', "{", '[{"fit": {"epochs": 1}}]'])
+def test_damaged_reports_are_named(tmp_path: Path, text: str) -> None:
+    env = EndlessOracle()
+    _, _, store = exact_parts(env)
+    folder = save_progress(tmp_path, small_ensemble(env), store, [])
+    (folder / "trials.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"trials\.json"):
+        load_progress(tmp_path)
+
+
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    env = EndlessOracle()
+    policy, trainer, store = exact_parts(env)
+    with pytest.raises(ValueError, match="another model"):
+        learn_with_planner(env, policy, CountingTrainer(oracle_model(env)), store)
+    with pytest.raises(ValueError, match="observation space"):
+        learn_with_planner(EndlessOracle(np.float64), policy, trainer, store)
+    with pytest.raises(ValueError, match="action space"):
+        learn_with_planner(gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)), policy, trainer, store)
+    other = TransitionStore(10, gymnasium.spaces.Box(-1, 1, (3,)), env.action_space)
+    with pytest.raises(ValueError, match="store was made for other spaces"):
+        learn_with_planner(env, policy, trainer, other)
+    two = TransitionStore(10, env.observation_space, env.action_space, num_envs=2)
+    with pytest.raises(ValueError, match="2 environments"):
+        learn_with_planner(env, policy, trainer, two)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"trials": 0}, {"total_steps": 0}, {"trial_steps": 0}, {"initial_random_steps": 0}, {"train_freq": 0},
+     {"max_gradient_steps": 0}, {"trials": None}],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"|".join([*wrong, "when to stop"])):
+        PlannerLearningConfig(**wrong)
