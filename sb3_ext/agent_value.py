@@ -1,0 +1,117 @@
+"""Any SB3 agent's critic as the terminal value of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+
+class AgentValue:
+    r"""What an agent expects from a state on: ``value(obs (B, O)) -> (B,)`` of raw observations, in raw rewards.
+
+    ==================================== ==========================================================================
+    agent                                value
+    ==================================== ==========================================================================
+    SAC, TD3, DDPG, CrossQ               :math:`\min_i Q_i(s, \pi(s))`, the smallest critic at the actor's own action
+    TQC                                  the mean of all quantiles of all critics there
+    DQN                                  :math:`\max_a Q(s, a)`
+    QR-DQN                               the same with the mean of the quantiles
+    PPO, A2C, TRPO                       :math:`V(s)`
+    ==================================== ==========================================================================
+
+    The sum is discounted with the agent's ``gamma``, so a plan that ends in it should be too. ``VecNormalize``
+    statistics are applied to the observation and undone on the reward. The value is differentiable, draws nothing, and
+    leaves the agent as it was.
+
+    Args:
+        agent: looked at anew in every call, so that it may learn on.
+
+    Raises:
+        TypeError: for an agent without a critic that can be read this way (SBX, recurrent agents).
+    """
+
+    def __init__(self, agent: BaseAlgorithm) -> None:
+        self.agent = agent
+        self._value = _reader(agent)
+
+    @property
+    def discount(self) -> float:
+        """The agent's own discount."""
+        return float(getattr(self.agent, "gamma", 1.0))
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """The values ``(B,)`` of raw observations ``(B, O)``, on their device."""
+        policy: Any = self.agent.policy
+        shown = obs.to(self.agent.device)
+        normalizer = self.agent.get_vec_normalize_env()
+        if normalizer is not None and normalizer.norm_obs:
+            shown = _normalized(shown, normalizer)
+        with _evaluating(policy):
+            value = self._value(policy, shown.float())
+        if normalizer is not None and normalizer.norm_reward:
+            value = value * float(np.sqrt(normalizer.ret_rms.var + normalizer.epsilon))
+        return value.to(obs.device)
+
+
+def _reader(agent: BaseAlgorithm) -> Callable[[Any, Tensor], Tensor]:
+    """How the value is read from the agent's policy: a function of it and of normalised observations."""
+    policy: Any = agent.policy
+    name = type(agent).__name__
+    if any(base.__module__.partition(".")[0] == "sbx" for base in type(agent).__mro__):
+        raise TypeError(
+            f"The critic of this {name} is not a torch module, since SBX computes in JAX: take an agent of "
+            "stable_baselines3 or sb3_contrib as terminal value."
+        )
+    if any("Recurrent" in base.__name__ for base in type(policy).__mro__):
+        raise TypeError(f"{name} is recurrent: its value depends on more than one observation.")
+    if isinstance(policy, ActorCriticPolicy):
+        return lambda policy, obs: policy.predict_values(obs).squeeze(1)
+    if hasattr(policy, "actor") and hasattr(policy, "critic"):
+        return _at_own_action
+    if hasattr(policy, "quantile_net"):
+        return lambda policy, obs: policy.quantile_net(obs).mean(1).amax(1)
+    if hasattr(policy, "q_net"):
+        return lambda policy, obs: policy.q_net(obs).amax(1)
+    raise TypeError(f"{name} has no critic: take SAC, TD3, TQC, CrossQ, DQN, PPO or their like.")
+
+
+def _at_own_action(policy: Any, obs: Tensor) -> Tensor:
+    """The pessimistic critic, or the mean quantile, at the action that the actor takes without noise."""
+    found = policy.critic(obs, policy.actor._predict(obs, deterministic=True))
+    if isinstance(found, Tensor):  # (B, critics, quantiles)
+        return found.flatten(1).mean(1)
+    smallest: Tensor = th.cat(found, 1).amin(1)
+    return smallest
+
+
+def _normalized(obs: Tensor, normalizer: VecNormalize) -> Tensor:
+    """What ``VecNormalize.normalize_obs`` does, in torch, so that gradients pass."""
+    statistics: Any = normalizer.obs_rms
+    mean, spread = _like(obs, statistics.mean), _like(obs, np.sqrt(statistics.var + normalizer.epsilon))
+    return ((obs - mean) / spread).clamp(-normalizer.clip_obs, normalizer.clip_obs)
+
+
+def _like(obs: Tensor, values: NDArray[Any]) -> Tensor:
+    return th.as_tensor(values, dtype=obs.dtype, device=obs.device)
+
+
+@contextmanager
+def _evaluating(policy: nn.Module) -> Iterator[None]:
+    """Batch normalisation and dropout as in evaluation inside the block, every module as it was after it."""
+    modes = [(module, module.training) for module in policy.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
