@@ -15,12 +15,8 @@ import torch as th
 from torch import Tensor
 
 from mbrl_wrappers.stored_functions import register_function
+from mbrl_wrappers.tasks.control import ChargesControl
 from mbrl_wrappers.tasks.rules import Healthy, check_width
-
-
-def control_cost(action: Tensor, weight: float, dtype: th.dtype) -> Tensor:
-    """``weight * sum(u^2)``, ``(B,)``. The environments charge for the action as given, also outside its bounds."""
-    return weight * action.to(dtype).square().sum(1)
 
 
 @register_function
@@ -125,7 +121,7 @@ class ContactCost:
 
 @register_function
 @dataclass(frozen=True)
-class LocomotionReward:
+class LocomotionReward(ChargesControl):
     """Forward velocity, plus health, minus the costs of control and contact (the formula is in the module).
 
     Attributes:
@@ -148,19 +144,13 @@ class LocomotionReward:
     healthy: Healthy | None = None
     contact: ContactCost | None = None
 
-    @property
-    def uses_action(self) -> bool:
-        """Whether the reward depends on the action."""
-        return self.ctrl_weight != 0
-
     def __call__(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """``(B,)`` in the dtype of ``next_obs (B, O)``."""
         check_width(obs, self.obs_size, "observations", self)
         check_width(next_obs, self.obs_size, "observations", self)
         reward = self.forward_weight * self.forward(obs, next_obs)
         if self.uses_action:
-            check_width(action, self.action_size, "actions", self)
-            reward = reward - control_cost(action, self.ctrl_weight, next_obs.dtype)
+            reward = reward - self.control_cost(action, self.action_size, next_obs.dtype)
         if self.healthy is not None:
             reward = reward + self.health_weight * self.healthy(next_obs).to(next_obs.dtype)
         if self.contact is not None:
@@ -170,7 +160,7 @@ class LocomotionReward:
 
 @register_function
 @dataclass(frozen=True)
-class StandupReward:
+class StandupReward(ChargesControl):
     r"""HumanoidStandup: :math:`w_z z'/h + 1 - w_c \sum u^2` minus the cost of impacts.
 
     Source: gymnasium/envs/mujoco/humanoidstandup_v5.py. There ``h`` is the timestep of the physics (not ``dt``) and
@@ -192,16 +182,10 @@ class StandupReward:
     ctrl_weight: float
     contact: ContactCost | None = None
 
-    @property
-    def uses_action(self) -> bool:
-        """Whether the reward depends on the action."""
-        return self.ctrl_weight != 0
-
     def __call__(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """``(B,)`` in the dtype of ``next_obs (B, O)``."""
         check_width(next_obs, self.obs_size, "observations", self)
         reward = next_obs[:, self.z_index] / self.timestep + 1
         if self.uses_action:
-            check_width(action, self.action_size, "actions", self)
-            reward = reward - control_cost(action, self.ctrl_weight, next_obs.dtype)
+            reward = reward - self.control_cost(action, self.action_size, next_obs.dtype)
         return reward if self.contact is None else reward - self.contact(next_obs)

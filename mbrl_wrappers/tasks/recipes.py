@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from mbrl_wrappers.tasks.layout import Layout
 from mbrl_wrappers.tasks.locomotion import (
     CenterOfMassVelocity,
     ContactCost,
@@ -64,39 +65,6 @@ class Recipe(NamedTuple):
     full_turns: frozenset[int] = frozenset()
 
 
-class Layout(NamedTuple):
-    """Where things are in the observation of a MuJoCo task: ``[qpos, qvel, further blocks, velocity]``.
-
-    Attributes:
-        obs_size: ``O``.
-        hidden: how many leading coordinates of ``qpos`` the observation leaves out.
-        velocity: the index that ForwardVelocityObservation appended, or None.
-    """
-
-    obs_size: int
-    hidden: int
-    velocity: int | None
-
-    @classmethod
-    def of(cls, env: Any, coordinates: int, velocity: int | None) -> Layout:
-        """Read it from the live ``env``, whose robot's place is its first ``coordinates`` entries of ``qpos``."""
-        obs_size = int(env.observation_space.shape[0]) if velocity is None else velocity + 1
-        excluded = env._exclude_current_positions_from_observation or velocity is not None
-        return cls(obs_size, coordinates if excluded else 0, velocity)
-
-    def block(self, env: Any, name: str) -> tuple[int, int]:
-        """``(start, stop)`` of a block of ``env.observation_structure``; empty when it is not included."""
-        start = 0
-        for key, size in env.observation_structure.items():
-            if key == "skipped_qpos":
-                continue
-            length = int(env.model.nq) - self.hidden if key == "qpos" else int(size)
-            if key == name:
-                return start, start + length
-            start += length
-        return start, start
-
-
 def _pair(values: Any) -> tuple[float, float]:
     low, high = values
     return float(low), float(high)
@@ -122,6 +90,13 @@ def _contact(env: Any, layout: Layout, weight: float, forces: Any, costs: Any) -
     if stop == start:
         return None, False
     return ContactCost(start, stop, float(weight), _pair(forces), _pair(costs)), True
+
+
+def _contact_note(task: str, weight_name: str) -> str:
+    return (
+        f"{task} charges for contact forces, which this observation does not show: learn the reward, or build the "
+        f"environment with include_cfrc_ext_in_observation=True or {weight_name}=0."
+    )
 
 
 def _locomotion(
@@ -154,10 +129,7 @@ def _locomotion(
             "or wrap the environment in mbrl_wrappers.tasks.ForwardVelocityObservation to compute it exactly.",
         )
     if not contact_exact:
-        notes += (
-            f"{task} charges for contact forces, which this observation does not show: learn the reward, or build the "
-            "environment with include_cfrc_ext_in_observation=True or contact_cost_weight=0.",
-        )
+        notes += (_contact_note(task, "contact_cost_weight"),)
     ends = healthy is not None and env._terminate_when_unhealthy
     if healthy is not None and not ends:
         notes += ("Falling does not end an episode: terminate_when_unhealthy=False.",)
@@ -172,15 +144,24 @@ def _turns(env: Any, index: int) -> frozenset[int]:
     return frozenset({index}) if survives else frozenset()
 
 
+def _upright(env: Any, layout: Layout) -> tuple[Bound, Bound]:
+    """The bounds of height and pitch, which follow each other in the planar walkers."""
+    z = 1 - layout.hidden
+    return Bound(z, z + 1, *_pair(env._healthy_z_range)), Bound(z + 1, z + 2, *_pair(env._healthy_angle_range))
+
+
+def _above_ground(env: Any, layout: Layout, *, inclusive: bool = False) -> Healthy:
+    """The torso's height keeps to its range: the health of Ant and Humanoid."""
+    z = 2 - layout.hidden
+    return Healthy(layout.obs_size, (Bound(z, z + 1, *_pair(env._healthy_z_range)),), inclusive=inclusive)
+
+
 def _hopper(env: Any, velocity: int | None) -> Recipe:
     layout = Layout.of(env, 1, velocity)
-    z, angle = 1 - layout.hidden, 2 - layout.hidden
-    bounds = (
-        Bound(z, z + 1, *_pair(env._healthy_z_range)),
-        Bound(angle, angle + 1, *_pair(env._healthy_angle_range)),
-        Bound(angle, layout.block(env, "qvel")[1], *_pair(env._healthy_state_range)),
-    )
-    recipe = _locomotion(env, layout, healthy=Healthy(layout.obs_size, bounds), full_turns=_turns(env, angle))
+    angle = 2 - layout.hidden
+    state = Bound(angle, layout.block(env, "qvel")[1], *_pair(env._healthy_state_range))
+    healthy = Healthy(layout.obs_size, (*_upright(env, layout), state))
+    recipe = _locomotion(env, layout, healthy=healthy, full_turns=_turns(env, angle))
     limits = [abs(limit) for limit in env._healthy_state_range]
     # Health is judged by the true velocities, the observation clips them at 10. Limits up to 10 are seen, and the
     # default limits of 100 were never reached in the simulator (they stop models that diverge); others may matter.
@@ -193,12 +174,8 @@ def _hopper(env: Any, velocity: int | None) -> Recipe:
 
 def _walker2d(env: Any, velocity: int | None) -> Recipe:
     layout = Layout.of(env, 1, velocity)
-    z, angle = 1 - layout.hidden, 2 - layout.hidden
-    bounds = (
-        Bound(z, z + 1, *_pair(env._healthy_z_range)),
-        Bound(angle, angle + 1, *_pair(env._healthy_angle_range)),
-    )
-    return _locomotion(env, layout, healthy=Healthy(layout.obs_size, bounds), full_turns=_turns(env, angle))
+    healthy = Healthy(layout.obs_size, _upright(env, layout))
+    return _locomotion(env, layout, healthy=healthy, full_turns=_turns(env, 2 - layout.hidden))
 
 
 def _half_cheetah(env: Any, velocity: int | None) -> Recipe:
@@ -211,8 +188,7 @@ def _swimmer(env: Any, velocity: int | None) -> Recipe:
 
 def _ant(env: Any, velocity: int | None) -> Recipe:
     layout = Layout.of(env, 2, velocity)
-    z = 2 - layout.hidden
-    healthy = Healthy(layout.obs_size, (Bound(z, z + 1, *_pair(env._healthy_z_range)),), inclusive=True)
+    healthy = _above_ground(env, layout, inclusive=True)
     contact = _contact(env, layout, env._contact_cost_weight, env._contact_force_range, UNBOUNDED)
     # Ant differences the position of a body, which lags qpos by a part of the last physics step.
     return _locomotion(env, layout, healthy=healthy, contact=contact, differences_qpos=False)
@@ -220,8 +196,7 @@ def _ant(env: Any, velocity: int | None) -> Recipe:
 
 def _humanoid(env: Any, velocity: int | None) -> Recipe:
     layout = Layout.of(env, 2, velocity)
-    z = 2 - layout.hidden
-    healthy = Healthy(layout.obs_size, (Bound(z, z + 1, *_pair(env._healthy_z_range)),))
+    healthy = _above_ground(env, layout)
     contact = _contact(env, layout, env._contact_cost_weight, UNBOUNDED, env._contact_cost_range)
     return _locomotion(env, layout, healthy=healthy, contact=contact, differences_qpos=False)
 
@@ -237,11 +212,8 @@ def _humanoid_standup(env: Any, velocity: int | None) -> Recipe:
         ctrl_weight=float(env._ctrl_cost_weight),
         contact=contact,
     )
-    note = (
-        "HumanoidStandup charges for contact forces, which this observation does not show: learn the reward, or build "
-        "the environment with include_cfrc_ext_in_observation=True or impact_cost_weight=0."
-    )
-    return Recipe(reward, never_terminates, "exact" if exact else "rough", notes=() if exact else (note,))
+    notes = () if exact else (_contact_note("HumanoidStandup", "impact_cost_weight"),)
+    return Recipe(reward, never_terminates, "exact" if exact else "rough", notes=notes)
 
 
 def _inverted_pendulum(env: Any, velocity: int | None) -> Recipe:

@@ -13,7 +13,7 @@ import torch as th
 from torch import Tensor
 
 from mbrl_wrappers.stored_functions import register_function
-from mbrl_wrappers.tasks.locomotion import control_cost
+from mbrl_wrappers.tasks.control import ChargesControl
 from mbrl_wrappers.tasks.rules import AcrobotUpright, CarAtGoal, DoublePendulumTip, Healthy, check_width
 
 
@@ -55,7 +55,7 @@ class AliveReward:
 
 @register_function
 @dataclass(frozen=True)
-class GoalReward:
+class GoalReward(ChargesControl):
     r"""MountainCar and Acrobot: one constant at the goal, another elsewhere, minus :math:`w_c u^2`.
 
     Source: gymnasium/envs/classic_control/{mountain_car,continuous_mountain_car,acrobot}.py.
@@ -66,19 +66,13 @@ class GoalReward:
     elsewhere: float
     ctrl_weight: float = 0.0
 
-    @property
-    def uses_action(self) -> bool:
-        """Whether the reward depends on the action."""
-        return self.ctrl_weight != 0
-
     def __call__(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """``(B,)`` from ``action (B, 1)`` (ignored without a control cost) and ``next_obs (B, O)``."""
         reached = self.goal(obs, action, next_obs).to(next_obs.dtype)
         reward = self.elsewhere + (self.at_goal - self.elsewhere) * reached
         if not self.uses_action:
             return reward
-        check_width(action, 1, "actions", self)
-        return reward - control_cost(action, self.ctrl_weight, next_obs.dtype)
+        return reward - self.control_cost(action, 1, next_obs.dtype)
 
 
 @register_function
@@ -109,7 +103,7 @@ class PendulumReward:
 
 @register_function
 @dataclass(frozen=True)
-class ReacherReward:
+class ReacherReward(ChargesControl):
     r"""Reacher-v5: :math:`-w_d \lVert tip - target \rVert - w_c \sum u^2`.
 
     Source: gymnasium/envs/mujoco/reacher_v5.py. The last two entries of the successor are the difference (both
@@ -120,22 +114,16 @@ class ReacherReward:
     distance_weight: float
     ctrl_weight: float
 
-    @property
-    def uses_action(self) -> bool:
-        """Whether the reward depends on the action."""
-        return self.ctrl_weight != 0
-
     def __call__(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """``(B,)`` from ``action (B, 2)`` and ``next_obs (B, 10)``."""
         check_width(next_obs, 10, "observations", self)
-        check_width(action, 2, "actions", self)
         distance: Tensor = th.linalg.vector_norm(next_obs[:, -2:], dim=1)
-        return -self.distance_weight * distance - control_cost(action, self.ctrl_weight, next_obs.dtype)
+        return -self.distance_weight * distance - self.control_cost(action, 2, next_obs.dtype)
 
 
 @register_function
 @dataclass(frozen=True)
-class PusherReward:
+class PusherReward(ChargesControl):
     r"""Pusher-v5: :math:`-w_d \lVert object - goal \rVert - w_n \lVert object - tip \rVert - w_c \sum u^2`.
 
     Source: gymnasium/envs/mujoco/pusher_v5.py; tip, object and goal are the entries 14:17, 17:20 and 20:23.
@@ -145,19 +133,13 @@ class PusherReward:
     distance_weight: float
     ctrl_weight: float
 
-    @property
-    def uses_action(self) -> bool:
-        """Whether the reward depends on the action."""
-        return self.ctrl_weight != 0
-
     def __call__(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """``(B,)`` from ``action (B, 7)`` and ``next_obs (B, 23)``."""
         check_width(next_obs, 23, "observations", self)
-        check_width(action, 7, "actions", self)
         tip, thing, goal = next_obs[:, 14:17], next_obs[:, 17:20], next_obs[:, 20:23]
         near: Tensor = th.linalg.vector_norm(thing - tip, dim=1)
         distance: Tensor = th.linalg.vector_norm(thing - goal, dim=1)
-        cost = control_cost(action, self.ctrl_weight, next_obs.dtype)
+        cost = self.control_cost(action, 7, next_obs.dtype)
         return -self.distance_weight * distance - self.near_weight * near - cost
 
 
