@@ -25,18 +25,30 @@ if TYPE_CHECKING:
 MAX_STARTS = 1000
 
 
-class RecordingTrainer(Trainer):
-    """A trainer that counts its time and keeps a line per fit."""
+class RecordingTrainer(Trainer[EnsembleDynamics]):
+    """A trainer that counts its time and keeps a line per fit.
 
-    def __init__(self, model: EnsembleDynamics, config: FitConfig, clock: PhaseClock, *, seed: int) -> None:
+    Args:
+        model: what is fitted.
+        config: how.
+        clock: counts the time.
+        seed: of holdout and batches.
+        anew: begin each fit with a new optimiser and the same stream, so that nothing but the model's weights goes from
+            fit to fit, and a run that was interrupted goes on with the same numbers.
+    """
+
+    def __init__(
+        self, model: EnsembleDynamics, config: FitConfig, clock: PhaseClock, *, seed: int, anew: bool = False
+    ) -> None:
         super().__init__(model, config, seed=seed)
-        self._clock = clock
+        self._clock, self._seed, self._anew = clock, seed, anew
         self.history: list[dict[str, float]] = []
 
     def fit(self, transitions: Transitions, **kwargs: Any) -> FitReport:
         """Fit as the base class does."""
+        trainer = Trainer(self.model, self.config, seed=self._seed) if self._anew else super()
         with self._clock.measure("model_fit"):
-            report = super().fit(transitions, **kwargs)
+            report = trainer.fit(transitions, **kwargs)
         self.history.append(
             {
                 "rows": report.train_rows + report.holdout_rows,
@@ -62,20 +74,28 @@ class LearnedModel:
         clock: counts the fitting.
         seed: of weights, holdout and batches.
         device: where the model computes.
+        anew: see :class:`RecordingTrainer`.
 
     Raises:
         ValueError: for an unknown key of ``ensemble`` or ``fit``, or a value out of range.
     """
 
     def __init__(
-        self, block: Mapping[str, Any], vec_env: VecEnv, clock: PhaseClock, *, seed: int, device: str = "auto"
+        self,
+        block: Mapping[str, Any],
+        vec_env: VecEnv,
+        clock: PhaseClock,
+        *,
+        seed: int,
+        device: str = "auto",
+        anew: bool = False,
     ) -> None:
         model_seed, trainer_seed = spawn_seeds(seed, 2)
         ensemble = ensemble_arguments(block.get("ensemble") or {})
         built = build_default_dynamics(vec_env, seed=model_seed, device=device, **ensemble)
         self.dynamics, self.notes = built.dynamics, built.notes
         config = fit_config(block.get("fit") or {})
-        self.trainer = RecordingTrainer(self.dynamics, config, clock, seed=trainer_seed)
+        self.trainer = RecordingTrainer(self.dynamics, config, clock, seed=trainer_seed, anew=anew)
 
     def record(self) -> dict[str, Any]:
         """What ``summary.json`` says of the model."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch as th
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from mbrl_wrappers.seeding import spawn_seeds, torch_generator
 from mbrl_wrappers.training.dataset import bootstrap_rows, check_transitions, shuffled_batches, split_holdout
 from mbrl_wrappers.training.report import calibrate_termination, holdout_quality
 from mbrl_wrappers.types import Transitions
+
+Ensemble = TypeVar("Ensemble", bound=GaussianEnsemble)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class FitConfig:
             within("weight_decay", decay, 0)
 
 
-class Trainer:
+class Trainer(Generic[Ensemble]):
     """Fits an ensemble and chooses its elites; keeps the optimiser's state from fit to fit (warm start).
 
     Args:
@@ -81,7 +83,7 @@ class Trainer:
         seed: source of holdout, bootstrap and batch order.
     """
 
-    def __init__(self, model: GaussianEnsemble, config: FitConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, model: Ensemble, config: FitConfig | None = None, *, seed: int = 0) -> None:
         self.model = model
         self.config = config or FitConfig()
         self._split_seed, stream = spawn_seeds(seed, 2)
