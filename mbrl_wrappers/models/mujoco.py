@@ -82,7 +82,7 @@ class MujocoModel:
     not_storable = NOT_STORABLE
 
     def __init__(self, env: object, *, threads: int | None = None) -> None:
-        self.threads = len(os.sched_getaffinity(0)) if threads is None else at_least("threads", threads)
+        self.threads = _usable_cores() if threads is None else at_least("threads", threads)
         outer = bound_envs(env, "MujocoModel")
         self._envs = tuple(_look_inside(member) for member in outer)
         self.observation_space = check_observation_space(outer[0].observation_space)
@@ -182,6 +182,13 @@ class MujocoModel:
             np.array_equal(wanted[read], got[read]) and np.array_equal(wanted[:, 0], got_first)
             for wanted, got, got_first in zip(truth, whole, first, strict=True)
         )
+
+
+def _usable_cores() -> int:
+    """How many cores the scheduler gives this process, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _look_inside(env: AnyEnv) -> Any:

@@ -132,20 +132,22 @@ class Hidden(gymnasium.Env[Any, Any]):
     """Draws from streams in all sorts of places; the observation cannot be read from it."""
 
     def __init__(self) -> None:
-        self.observation_space = spaces.Box(0, 1, (5,), np.float64)
+        self.observation_space = spaces.Box(0, 1, (6,), np.float64)
         self.action_space = spaces.Discrete(2)
         self.streams = {"numpy": [np.random.default_rng(1)], "old": np.random.RandomState(2)}
         self.plain = random.Random(3)
         self.other = spaces.Tuple([spaces.Box(0, 1, (), np.float64)])
         self.other.seed(4)
+        self.single = spaces.Box(0, 1, (), np.float64, seed=5)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return np.zeros(5), {}
+        return np.zeros(6), {}
 
     def step(self, action):
         drawn = [self.np_random.random(), self.streams["numpy"][0].random(), self.streams["old"].random_sample()]
-        return np.array([*drawn, self.plain.random(), self.other.sample()[0]]), 0.0, False, False, {}
+        sampled = [self.other.sample()[0], self.single.sample()]
+        return np.array([*drawn, self.plain.random(), *sampled]), 0.0, False, False, {}
 
 
 @pytest.mark.parametrize("reseed", [True, False])
@@ -154,7 +156,7 @@ def test_every_stream_in_the_environment_is_reseeded_or_none(reseed):
     env.reset(seed=0)
     model = ClonedEnvModel(env, reseed=reseed)
     assert not model.checks_observations
-    state = model.reset(th.zeros(2, 5), generator=generator())
+    state = model.reset(th.zeros(2, 6), generator=generator())
     _, predicted = model.step(state, plans(model, 2), generator=generator())
     truth = th.as_tensor(env.step(0)[0])
     assert ((predicted.next_obs == truth).all() if not reseed else (predicted.next_obs != truth).all()).item()

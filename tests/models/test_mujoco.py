@@ -70,17 +70,22 @@ def test_a_hundred_random_steps_are_equal_in_every_bit_both_ways(name):
         begun += 1
 
 
-@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5", "Humanoid-v5", "Walker2d-v5"])
-def test_it_is_exact_from_the_middle_of_an_episode(name):
-    env = gymnasium.make(name)
+@pytest.mark.parametrize("name", ["Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"])
+@pytest.mark.parametrize("before", [1, 30])
+def test_it_is_exact_from_the_middle_of_an_episode(name, before):
+    env = gymnasium.make(name, terminate_when_unhealthy=False)
     model = MujocoModel(env)
     env.reset(seed=3)
-    for action in actions(model, 7, seed=1):
-        obs, *_ = env.step(model.codec.to_env(action[None])[0])
-    plan = actions(model, 1, 5, seed=2)
-    whole = model.rollout(model.reset(rows(obs), generator=generator()), plan, generator=generator())
-    for t in range(5):
-        assert_same(whole, env.step(model.codec.to_env(plan[:, t])[0]), (0, t))
+    taken = np.random.default_rng(1).uniform(-1, 1, (before, model.codec.size)).astype(np.float32)
+    for action in taken:
+        obs, *_ = env.step(action)
+    state, plan = model.reset(rows(obs), generator=generator()), actions(model, 1, 10)
+    whole = model.rollout(state, plan, generator=generator())
+    for t in range(10):
+        state, one = model.step(state, plan[:, t], generator=generator())
+        truth = env.step(model.codec.to_env(plan[:, t])[0])
+        assert_same(whole, truth, (0, t))
+        assert_same(one, truth, 0)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +281,18 @@ def test_divergence_is_nan_from_there_on_and_nothing_else(name, tmp_path: Path, 
         assert th.equal(one.next_obs.isnan().any(-1), failed[:, t])
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+@pytest.mark.parametrize("frame_skip", [1, 5])
+def test_an_action_that_is_no_number_fails_its_own_step(frame_skip):
+    env = gymnasium.make("HalfCheetah-v5", frame_skip=frame_skip)
+    model = MujocoModel(env)
+    assert model.backend == "rollout"
+    plan = actions(model, 1, 2)
+    plan[0, 1, 3] = th.nan
+    whole = model.rollout(start(env, model), plan, generator=generator())
+    assert whole.reward.isnan().tolist() == [[False, True]]
+    assert whole.next_obs.isnan().any(-1).tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "InvertedPendulum-v5", "Ant-v5", "Reacher-v5"])
