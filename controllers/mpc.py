@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -32,6 +32,15 @@ class Objective(TypedDict, total=False):
     risk: Risk | None
     terminal_value: TerminalValue | None
     terminal_reward: float
+
+
+@runtime_checkable
+class ObservationEncoder(Protocol):
+    """A model whose environments show numbers of states, and that knows the rows it reads instead."""
+
+    def encode(self, observation: Any) -> Tensor:
+        """Observations ``(B,)`` of the environments as rows ``(B, O)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ class MPCPolicy(Generic[S]):
         """The action to take, and the state to pass to the next call.
 
         Args:
-            observation: one observation ``(O,)`` or a batch ``(N, O)`` of raw observations.
+            observation: one observation ``(O,)`` or a batch ``(N, O)`` of raw observations; where the model encodes
+                numbers of states, also ``()`` or ``(N,)`` of these.
             state: what the previous call returned; None at first.
             episode_start: ``(N,)`` bool, rows whose episode begins with this observation.
             deterministic: accepted for Stable-Baselines3's sake; planning adds no noise to what it executes.
@@ -162,6 +172,8 @@ class MPCPolicy(Generic[S]):
     def _observed(self, observation: Any) -> tuple[Tensor, bool]:
         """The observations as ``(N, O)`` and whether there was just one, without its batch dimension."""
         array = np.asarray(observation)
+        if array.ndim <= 1 and np.issubdtype(array.dtype, np.integer) and isinstance(self.model, ObservationEncoder):
+            return self.model.encode(np.atleast_1d(array)).float().to(self.model.device), array.ndim == 0
         shape = self.observation_space.shape
         if not np.issubdtype(array.dtype, np.number) or array.shape[-1:] != shape or array.ndim not in (1, 2):
             raise ValueError(
@@ -170,22 +182,23 @@ class MPCPolicy(Generic[S]):
             )
         if not np.isfinite(array).all():
             raise ValueError("The observation holds NaN or infinity: nothing can be planned from it.")
-        # In its own precision: simulators and derivatives may want more than float32.
-        obs = th.as_tensor(np.array(array, array.dtype if array.dtype == np.float64 else np.float32))
+        obs = th.as_tensor(np.array(array, np.float32))
         return th.atleast_2d(obs).to(self.model.device), array.ndim == 1
 
     def _continued(self, state: Any, obs: Tensor, first: Tensor) -> MPCState:
         """The state before planning: beginnings cleared, the belief brought up to date."""
         count, device = len(obs), obs.device
-        generator = torch_generator(seed_at(self.seed, 0 if state is None else 2 * state.calls + 1), device)
         if state is None:
             actions = th.zeros(count, self.horizon, self.codec.size, device=device)
             known = th.zeros(count, dtype=th.bool, device=device)
             none = th.full((count,), -1, device=device)
             state = MPCState(actions, none, WarmStart(actions, known), none * 0, None, 0)
             first = th.ones_like(first)
-        if not isinstance(state, MPCState) or len(state.age) != count:
-            raise ValueError(f"state must be what predict returned for the same {count} environments, or None.")
+        expected = (count, self.horizon, self.codec.size)
+        if not isinstance(state, MPCState) or state.actions.shape != expected:
+            raise ValueError(
+                f"state must be None or what predict of a policy like this one returned for {count} environments."
+            )
         state = state._replace(
             age=th.where(first, -1, state.age),
             steps=th.where(first, 0, state.steps),
@@ -196,6 +209,7 @@ class MPCPolicy(Generic[S]):
                 self.model.initial(count),
                 th.zeros(count, self.codec.size, device=device),
             )
+            generator = torch_generator(seed_at(self.seed, 2 * state.calls), device)
             belief = self.model.observe(belief, action, obs, first, generator=generator)
             state = state._replace(belief=(belief, action))
         return MPCState(*state)
@@ -215,7 +229,7 @@ class MPCPolicy(Generic[S]):
         """The state once ``rows`` have a new plan."""
         start: Any = obs[rows] if state.belief is None else take_rows(state.belief[0], rows)
         problem = PlanningProblem(self.model, start, horizon, **self.objective)
-        generator = torch_generator(seed_at(self.seed, 2 * state.calls + 2), problem.device)
+        generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
         left = state.warm_start
         elites = None if left.elites is None else left.elites[rows]
         warm = WarmStart(left.actions[rows], left.known[rows], elites).shifted(self.execute, problem).cut(horizon)

@@ -33,21 +33,14 @@ class WarmStart(NamedTuple):
 
     def shifted(self, steps: int, problem: PlanningProblem[Any]) -> WarmStart:
         """The same sequences once ``steps`` of their actions have been executed, filled up at the end."""
-        length = self.actions.shape[-2]
-        return self._mapped(lambda actions: actions[..., min(steps, length - 1) :, :]).extended(length, problem)
+        return self._mapped(lambda actions: _filled_up(actions, steps, actions.shape[-2], problem))
 
     def extended(self, length: int, problem: PlanningProblem[Any]) -> WarmStart:
         """Sequences of at least ``length`` steps.
 
         Box actions are filled up with the middle of their range, one-hot actions with their last row.
         """
-
-        def extend(actions: Tensor) -> Tensor:
-            missing = max(0, length - actions.shape[-2])
-            tail = actions[..., -1:, :] if problem.codec.groups else problem.middle.expand_as(actions[..., -1:, :])
-            return th.cat([actions, tail.expand(*tail.shape[:-2], missing, -1)], -2)
-
-        return self._mapped(extend)
+        return self._mapped(lambda actions: _filled_up(actions, 0, length, problem))
 
     def cut(self, length: int) -> WarmStart:
         """The first ``length`` steps."""
@@ -72,6 +65,15 @@ class WarmStart(NamedTuple):
         elites = None if self.elites is None else function(self.elites)
         proposals = None if self.proposals is None else function(self.proposals)
         return WarmStart(function(self.actions), self.known, elites, proposals)
+
+
+def _filled_up(actions: Tensor, skipped: int, length: int, problem: PlanningProblem[Any]) -> Tensor:
+    """``actions (..., H, A)`` without the first ``skipped``, brought to at least ``length`` steps."""
+    last = actions[..., -1:, :]
+    tail = last if problem.codec.groups else problem.middle.to(actions).expand_as(last)
+    left = actions[..., skipped:, :]
+    missing = max(0, length - left.shape[-2])
+    return th.cat([left, tail.expand(*tail.shape[:-2], missing, -1)], -2)
 
 
 class PlanReport(NamedTuple):

@@ -84,7 +84,7 @@ class PlanningProblem(Generic[S]):
             )
         if not obs.isfinite().all():
             raise ValueError("start must be finite: nothing can be planned from an observation with NaN or infinity.")
-        return obs.to(self.device)
+        return (obs if obs.is_floating_point() else obs.float()).to(self.device)
 
     @property
     def num_problems(self) -> int:
@@ -135,17 +135,27 @@ class PlanningProblem(Generic[S]):
             raise ValueError(f"actions must have shape {wanted}, got {tuple(actions.shape)}.")
         generator = generator or torch_generator(0, self.device)
         problems, population = actions.shape[:2]
+        if isinstance(self.start, Tensor):  # one precision for both, the higher one
+            actions = actions.to(th.promote_types(actions.dtype, self.start.dtype))
+        # A simulator must not see NaN: such candidates do nothing, and fail.
+        usable = actions.isfinite().all(3).all(2)  # (N, P)
+        actions = th.where(usable[:, :, None, None], actions, self.middle.to(actions.dtype))
         # Candidates outermost: the blocks that share their random draws are then consecutive.
         rows = actions.transpose(0, 1)[:, :, None].expand(-1, -1, self.particles, -1, -1).flatten(0, 2)  # (P N K, H, A)
-        returns = self._returns(self._states(population, generator), rows, population, generator)
-        scores = self.risk(returns.view(population, problems, self.particles)).t()
-        # A particle at minus infinity may leave NaN behind in a risk.
-        return th.where(scores.isfinite(), scores, -th.inf)
+        returns = self._returns(self._states(population, actions.dtype, generator), rows, population, generator)
+        returns = returns.view(population, problems, self.particles)
+        scores = self.risk(returns)
+        if scores.shape != returns.shape[:2]:
+            raise ValueError(f"risk must reduce {tuple(returns.shape)} over particles, got {tuple(scores.shape)}.")
+        # Whatever a risk makes of a particle at minus infinity (NaN, or nothing at all), the candidate failed.
+        valid = usable & returns.isfinite().all(2).t() & scores.isfinite().t()
+        return th.where(valid, scores.t(), -th.inf)
 
-    def _states(self, population: int, generator: Generator) -> S:
+    def _states(self, population: int, dtype: th.dtype, generator: Generator) -> S:
         """One state per particle and problem, the same for every candidate: ``P N K`` rows."""
         if isinstance(self.start, Tensor):
-            state = self.model.reset(self.start.repeat_interleave(self.particles, 0), generator=generator)
+            start = self.start.to(dtype).repeat_interleave(self.particles, 0)
+            state = self.model.reset(start, generator=generator)
         else:
             each = th.arange(self.num_problems, device=self.device)
             state = take_rows(self.start, each.repeat_interleave(self.particles))
@@ -155,7 +165,7 @@ class PlanningProblem(Generic[S]):
 
     def _returns(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Tensor:
         """The return of every row, ``(B,)``, minus infinity where a prediction failed."""
-        alive = actions.isfinite().all(2).all(1)
+        alive = th.ones(len(actions), dtype=th.bool, device=self.device)
         failed = ~alive
         total = last = None
         weight = 1.0
@@ -193,6 +203,10 @@ class PlanningProblem(Generic[S]):
         rows, size = len(actions), self.model.observation_space.shape[0]
         if isinstance(self.model, SequenceModel):
             whole = self.model.rollout(state, actions, generator=generator)
+            wanted = ((rows, self.horizon, size), (rows, self.horizon), (rows, self.horizon))
+            got = tuple(tuple(field.shape) for field in whole)
+            if got != wanted:
+                raise ValueError(f"The model's rollout must predict shapes {wanted}, got {got}.")
             for t in range(self.horizon):
                 yield _checked_prediction(Prediction(*(field[:, t] for field in whole)), rows, size)
             return
@@ -203,12 +217,28 @@ class PlanningProblem(Generic[S]):
                 state, prediction = self.model.step(state, actions[:, t], generator=generator)
             yield _checked_prediction(prediction, rows, size)
 
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether gradients flow from actions to what the model predicts, in the way :meth:`score` rolls it."""
+        generator = torch_generator(0, self.device)
+        with th.enable_grad():
+            actions = self.middle.expand(self.num_problems, *self.sequence_shape).clone().requires_grad_()
+            particles = actions.repeat_interleave(self.particles, 0)
+            state = self._states(1, actions.dtype, generator)
+            first = next(self._predictions(state, particles, 1, generator))
+        return first.next_obs.requires_grad or first.reward.requires_grad
+
     @th.no_grad()
     def propose(self, policy: RolloutPolicy, count: int, *, generator: Generator) -> Tensor:
-        """Action sequences ``(N, count, H, A)`` that ``policy`` takes inside the model, closed loop.
+        """Action sequences ``(N, count, H, A)`` that ``policy`` takes inside the model, closed loop, inside the bounds.
 
-        Where a prediction is not finite the policy is shown the last observation that was.
+        Where a prediction is not finite the policy is shown the last observation that was, and where an action is not
+        the middle of the range is taken.
+
+        Raises:
+            ValueError: for actions of another shape than ``(N * count, A)``.
         """
+        low, high = self.bounds
         start = self._observed_start()
         rows = start.repeat_interleave(count, 0)
         if isinstance(self.start, Tensor):
@@ -218,6 +248,10 @@ class PlanningProblem(Generic[S]):
         obs, taken = rows.float(), []
         for _ in range(self.horizon):
             action = policy(obs, generator=generator)
+            if action.shape != (len(obs), self.codec.size):
+                wanted = f"({len(obs)}, {self.codec.size})"
+                raise ValueError(f"policy must return model actions of shape {wanted}, got {tuple(action.shape)}.")
+            action = th.where(action.isfinite().all(1, keepdim=True), action.to(low), self.middle).clamp(low, high)
             taken.append(action)
             state, prediction = self.model.step(state, action, generator=generator)
             obs = th.where(prediction.next_obs.isfinite().all(1, keepdim=True), prediction.next_obs.float(), obs)

@@ -167,7 +167,9 @@ class ShootingPlanner(ABC, Generic[D]):
 
 
 def complete_warm_start(problem: PlanningProblem[Any], warm_start: WarmStart | Tensor | None) -> WarmStart:
-    """The warm start with every gap filled: rows without a known sequence start in the middle of the range.
+    """The warm start with its gaps filled: rows without a known sequence start in the middle of the range.
+
+    Elites of such rows, and elites and proposals that are not finite, become NaN: :func:`with_first` passes over them.
 
     Raises:
         ValueError: if its sequences do not have the problem's shape.
@@ -184,15 +186,24 @@ def complete_warm_start(problem: PlanningProblem[Any], warm_start: WarmStart | T
             f"The warm start must have shape {tuple(middle.shape)} (problems, horizon, model actions), got "
             f"{tuple(warm_start.actions.shape)}."
         )
-    warm = WarmStart(*(None if part is None else part.to(problem.device) for part in warm_start))  # type: ignore[arg-type]
-    known = warm.known & warm.actions.isfinite().all(2).all(1)
+    for name, part in (("elites", warm_start.elites), ("proposals", warm_start.proposals)):
+        if part is not None and (part.ndim != 4 or (len(part), *part.shape[2:]) != (count, *shape)):
+            wanted = f"({count}, M, {shape[0]}, {shape[1]})"
+            raise ValueError(f"{name} of the warm start must have shape {wanted}, got {tuple(part.shape)}.")
+    given = warm_start.actions.to(middle)
+    known = warm_start.known.to(problem.device) & given.isfinite().all(2).all(1)
 
-    def filled(actions: Tensor) -> Tensor:
-        """Sequences ``(N, M, H, A)`` of known rows, the middle elsewhere."""
-        return th.where(known[:, None, None, None], actions.to(middle).clamp(low, high), middle[:, None])
+    def usable(sequences: Tensor | None, rows: Tensor) -> Tensor | None:
+        """Sequences ``(N, M, H, A)`` inside the bounds, NaN where they are not finite or not of ``rows (N,)``."""
+        if sequences is None:
+            return None
+        sequences = sequences.to(middle)
+        finite = sequences.isfinite().all(3).all(2) & rows[:, None]
+        return th.where(finite[:, :, None, None], sequences.clamp(low, high), th.nan)
 
-    elites = None if warm.elites is None else filled(warm.elites)
-    return warm._replace(actions=filled(warm.actions[:, None])[:, 0], known=known, elites=elites)
+    actions = th.where(known[:, None, None], given.clamp(low, high), middle)
+    everywhere = th.ones_like(known)
+    return WarmStart(actions, known, usable(warm_start.elites, known), usable(warm_start.proposals, everywhere))
 
 
 def require_box(problem: PlanningProblem[Any], planner: object) -> None:
@@ -205,8 +216,11 @@ def require_box(problem: PlanningProblem[Any], planner: object) -> None:
 
 
 def with_first(first: Tensor, others: Tensor) -> Tensor:
-    """Candidates ``(N, P, H, A)`` whose first ones are replaced by ``first (N, M, H, A)``."""
-    return th.cat([first[:, : others.shape[1]], others[:, first.shape[1] :]], 1)
+    """Candidates ``(N, P, H, A)`` whose first ones are replaced by ``first (N, M, H, A)``, except where that is NaN."""
+    first = first[:, : others.shape[1]]
+    count = first.shape[1]
+    given = first.isfinite().all(3, keepdim=True).all(2, keepdim=True)
+    return th.cat([th.where(given, first, others[:, :count]), others[:, count:]], 1)
 
 
 def elites_of(candidates: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

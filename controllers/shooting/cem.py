@@ -19,7 +19,7 @@ class CEM(ShootingPlanner[SequenceDistribution]):
     r"""Fits a distribution to the elites of its own samples (Rubinstein and Kroese 2004; PETS, Chua et al. 2018, 5.1).
 
     .. math:: \mu \leftarrow \alpha \mu + (1 - \alpha)\,\mathrm{mean}(\text{elites}), \qquad
-              \sigma \leftarrow \max(\alpha \sigma + (1 - \alpha)\,\mathrm{std}(\text{elites}), \sigma_{min})
+              \sigma^2 \leftarrow \max(\alpha \sigma^2 + (1 - \alpha)\,\mathrm{var}(\text{elites}), \sigma_{min}^2)
 
     Gaussian per entry for Box actions (drawn, then clipped to the bounds), categorical per step for Discrete and
     MultiDiscrete ones. Deviations are in model actions: a share of half the range of a bounded dimension, units of an

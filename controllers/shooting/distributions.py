@@ -63,14 +63,16 @@ class GaussianSequences(NamedTuple):
         return self.scaled(th.randn(n, count, h, a, generator=generator, device=self.mean.device))
 
     def refit(self, elites: Tensor, weights: Tensor, momentum: float) -> GaussianSequences:
-        """``momentum`` of the old mean and deviation, the rest from the weighted elites."""
+        """``momentum`` of the old mean and variance, the rest from the weighted elites."""
         some, share = _shares(weights)
         mean = (share * elites).sum(1)
-        std = (share * (elites - mean[:, None]).square()).sum(1).sqrt()
+        variance = (share * (elites - mean[:, None]).square()).sum(1)
+        std = (momentum * self.std.square() + (1 - momentum) * variance).sqrt()
         floor = self.min_std * (self.high > self.low)
         return self._replace(
-            mean=th.where(some, momentum * self.mean + (1 - momentum) * mean, self.mean),
-            std=th.where(some, momentum * self.std + (1 - momentum) * std, self.std).maximum(floor),
+            # Clamped, because a mean of bounds may leave them by a rounding error.
+            mean=th.where(some, momentum * self.mean + (1 - momentum) * mean, self.mean).clamp(self.low, self.high),
+            std=th.where(some, std, self.std).maximum(floor),
         )
 
     @property

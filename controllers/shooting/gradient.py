@@ -81,6 +81,8 @@ class GradientShooting:
             optimizer.zero_grad()
             scores = ledger.score(candidates, keep_graph=True)
             if not scores.requires_grad:
+                if not scores.isfinite().any() or problem.is_differentiable:
+                    return  # nothing to climb: all failed, or nothing that actions change is rewarded in time
                 raise TypeError(
                     f"No gradient flows through {type(problem.model).__name__}: plan with CEM, ICEM or MPPI, or use a "
                     "model whose step is differentiable in its actions."

@@ -30,7 +30,7 @@ class ICEM(ShootingPlanner[GaussianSequences]):
         iterations: rounds of refitting.
         returns: the mean in a learned model, the best in an exact one, unless said otherwise.
         num_elites: ``M``.
-        momentum: what is kept of the old mean and deviation in a refit.
+        momentum: what is kept of the old mean and variance in a refit.
         init_std: deviation at the start of every plan, as a share of half the range.
         min_std: floor of the deviation, so that a small population does not collapse onto a point.
         noise_exponent: :math:`\beta` of the spectrum :math:`f^{-\beta}`; 0.25 for fast gaits, 2 to 3.5 for reaching.
@@ -102,4 +102,4 @@ class ICEM(ShootingPlanner[GaussianSequences]):
 
     def _kept(self, last: Fitted, ledger: Ledger) -> Tensor:
         elites, _ = elites_of(last.candidates, last.scores, max(1, self.num_kept))
-        return th.cat([ledger.best[:, None], elites[:, : self.num_kept - 1]], 1)
+        return th.cat([ledger.best[:, None], elites[:, 1:]], 1)

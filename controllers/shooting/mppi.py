@@ -83,10 +83,12 @@ class MPPI(ShootingPlanner[GaussianSequences]):
         self, distribution: GaussianSequences, candidates: Tensor, scores: Tensor
     ) -> tuple[GaussianSequences, Fitted]:
         weights = path_weights(scores, self.temperature, normalise=self.normalise)
-        some = weights.sum(1)[:, None, None] > 0
-        mean = th.einsum("np,npha->nha", weights.to(candidates.dtype), candidates)
-        size = 1 / weights.square().sum(1)
-        return distribution._replace(mean=th.where(some, mean, distribution.mean)), Fitted(candidates, scores, size)
+        some = weights.sum(1) > 0
+        # Clamped, because a mean of bounds may leave them by a rounding error.
+        mean = th.einsum("np,npha->nha", weights.to(candidates), candidates).clamp(distribution.low, distribution.high)
+        size = th.where(some, 1 / weights.square().sum(1), 0)
+        mean = th.where(some[:, None, None], mean, distribution.mean)
+        return distribution._replace(mean=mean), Fitted(candidates, scores, size)
 
     def _mode(self, distribution: GaussianSequences, ledger: Ledger) -> Tensor:
         return distribution.mean

@@ -54,7 +54,7 @@ class RandomShooting(ShootingPlanner[None]):
 
 
 def uniform_sequences(problem: PlanningProblem[Any], count: int, *, generator: Generator) -> Tensor:
-    """``(N, count, H, A)`` model actions, uniform over bounded ranges, clipped normal over others."""
+    """``(N, count, H, A)`` model actions, uniform over bounded ranges, normal around a harmless action over others."""
     if problem.codec.groups:
         nowhere = WarmStart(
             th.zeros(problem.num_problems, *problem.sequence_shape, device=problem.device),
@@ -70,5 +70,5 @@ def uniform_sequences(problem: PlanningProblem[Any], count: int, *, generator: G
     )
     if bounded.all():
         return uniform
-    normal = th.randn(shape, generator=generator, device=problem.device).clamp(low, high)
-    return th.where(bounded, uniform, normal)
+    normal = problem.middle + th.randn(shape, generator=generator, device=problem.device)
+    return th.where(bounded, uniform, normal.clamp(low, high))
