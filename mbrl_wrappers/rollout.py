@@ -64,7 +64,7 @@ def branched_rollout(
     if not len(starts):
         raise ValueError("starts is empty: there is no state to branch from.")
     at_least("length", length)
-    if not finite(starts).all():
+    if not finite(starts.reshape(1, -1)):
         raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
     limits = limits or getattr(model, "limits", None) or Limits.none(size)
     obs = starts.to(model.device, th.float32)

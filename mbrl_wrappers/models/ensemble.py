@@ -31,6 +31,14 @@ class EnsembleState(NamedTuple):
     member: Tensor
 
 
+class Forecast(NamedTuple):
+    """What the networks say in raw units: ``change (B, O)``, ``reward (B,)`` and ``logit (B,)`` where learned."""
+
+    change: Tensor
+    reward: Tensor | None
+    logit: Tensor | None
+
+
 @register_model("ensemble")
 class EnsembleDynamics(GaussianEnsemble):
     r"""A probabilistic ensemble of Gaussian networks (PETS, Chua et al. 2018, section 4; MBPO, Janner et al. 2019).
@@ -135,49 +143,49 @@ class EnsembleDynamics(GaussianEnsemble):
             raise ValueError(f"{len(action)} rows cannot be {groups} equal blocks.")
         inputs, member = self.inputs(state.obs, action), state.member
         if self.propagation == "mean":
-            change, logit = self._mixture_mean(inputs)
+            forecast = self._mixture_mean(inputs)
         else:
             if self.propagation == "ts1":
                 block, member = Routing.balanced(len(action) // groups, self.elites, generator=generator)
                 routing, member = block.repeated(groups), member.repeat(groups)
             else:
                 routing = Routing.of(member, self.num_members)
-            change, logit = self._sample(inputs, routing, generator, groups)
-        next_obs = state.obs + change[:, : self.obs_size]
-        return EnsembleState(next_obs, member), self._predict(state.obs, action, next_obs, change, logit)
+            forecast = self._sample(inputs, routing, generator, groups)
+        next_obs = state.obs + forecast.change
+        return EnsembleState(next_obs, member), self._predict(state.obs, action, next_obs, forecast)
 
-    def _sample(
-        self, inputs: Tensor, routing: Routing, generator: Generator, groups: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """A draw of the change in raw units, ``(B, D)``, whose reward is the mean; and the logit."""
+    def _sample(self, inputs: Tensor, routing: Routing, generator: Generator, groups: int) -> Forecast:
+        """A draw from each row's member. The reward is not drawn but its mean."""
         mean, raw_log_variance, logit = self.columns(self.net.route(inputs, routing))
         size, rows = self.obs_size, len(inputs) // groups
-        noise = th.randn((size, rows), generator=generator, device=self.device, dtype=mean.dtype)
+        count = rows if groups > 1 else len(mean)  # draws in common belong to rows, others as well to places
+        noise = th.randn((size, count), generator=generator, device=self.device, dtype=mean.dtype)
         if groups > 1:
             noise = noise.index_select(1, routing.order % rows)
         spread = self.log_variance.std(raw_log_variance)[:, :size] * self.target_normalizer.std[:size]
-        change = self.target_normalizer.denormalize(mean)
-        drawn = th.addcmul(change[:, :size], spread, noise.t())
-        columns = [drawn, change[:, size:], *([] if logit is None else [logit[:, None]])]
-        joined = routing.restore(th.cat([column.t() for column in columns]).t())
-        return joined[:, : self.target_size], None if logit is None else joined[:, self.target_size]
+        target = self.target_normalizer.denormalize(mean)
+        return Forecast(
+            routing.restore(th.addcmul(target[:, :size], spread, noise.t())),
+            routing.restore(target[:, size]) if self.learn_reward else None,
+            None if logit is None else routing.restore(logit),
+        )
 
-    def _mixture_mean(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean over elites of the change in raw units, ``(B, D)``, and of the logit."""
+    def _mixture_mean(self, inputs: Tensor) -> Forecast:
+        """The mean over elites, without noise."""
         mean, _, logit = self.columns(self.elite_columns(inputs).mean(0))
-        return self.target_normalizer.denormalize(mean), logit
+        target = self.target_normalizer.denormalize(mean)
+        return Forecast(target[:, : self.obs_size], target[:, self.obs_size] if self.learn_reward else None, logit)
 
-    def _predict(
-        self, obs: Tensor, action: Tensor, next_obs: Tensor, change: Tensor, logit: Tensor | None
-    ) -> Prediction:
-        """Reward and termination, learned or known, of rows ``(B, ...)`` with ``change (B, D)`` and ``logit (B,)``."""
+    def _predict(self, obs: Tensor, action: Tensor, next_obs: Tensor, forecast: Forecast) -> Prediction:
+        """Reward and termination of rows ``(B, ...)``: known, or as ``forecast``."""
         known = self.reward_fn is not None or self.termination_fn is not None
         env_action = self.codec.decode(action) if known else action
-        reward = change[:, self.obs_size] if self.reward_fn is None else self.reward_fn(obs, env_action, next_obs)
+        reward = forecast.reward if self.reward_fn is None else self.reward_fn(obs, env_action, next_obs)
+        assert reward is not None
         if self.termination_fn is not None:
             return Prediction(next_obs, reward, self.termination_fn(obs, env_action, next_obs))
-        assert logit is not None
-        return Prediction(next_obs, reward, logit > self.termination_threshold)
+        assert forecast.logit is not None
+        return Prediction(next_obs, reward, forecast.logit > self.termination_threshold)
 
     def state_vector(self, state: EnsembleState) -> Tensor:
         """The observation ``(B, O)``: a state's member is no coordinate."""

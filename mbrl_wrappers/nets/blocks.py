@@ -1,4 +1,4 @@
-"""Evaluation without a graph: blocks of rows that stay in cache, shared out over threads."""
+"""Evaluation without a graph: blocks of rows whose activations stay in cache."""
 
 from __future__ import annotations
 
@@ -10,61 +10,73 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from mbrl_wrappers.nets.ensemble_linear import EnsembleLinear
-from mbrl_wrappers.nets.threads import in_threads
 
-# Rows evaluated at a time: the activations of a block (512 x 200 float32 = 400 KB) stay in a core's L2 cache, and
-# their number is a multiple of what the matrix product handles at once.
-BLOCK_ROWS = 512
+# Rows evaluated at a time: the activations of a block (768 x 200 float32 = 600 KB) stay in a core's L2 cache.
+BLOCK_ROWS = 768
 
-# With fewer rows than this for each thread, waking it takes longer than what it saves.
-MIN_ROWS_PER_THREAD = 256
+# From this many rows of a member on it pays to copy its weights and biases into one matrix.
+PACK_ROWS = 1000
 
 
-class Block(NamedTuple):
-    """Columns ``start`` to ``stop`` of a batch, which go through ``member``."""
+class Activations(NamedTuple):
+    """What a hidden layer returns for a block: ``values (width, B)``, and the same above a row of ones."""
 
-    member: int
-    start: int
-    stop: int
+    values: Tensor
+    with_ones: Tensor
 
 
 def evaluate_in_blocks(layers: Sequence[EnsembleLinear], x: Tensor, segments: Sequence[tuple[int, int]]) -> Tensor:
     """``(in, B)``, grouped by member as ``segments`` say, to ``(out, B)``."""
-    count = x.shape[1]
-    weights = {member: [layer.member(member) for layer in layers] for member, _ in segments}
-    out = x.new_empty(layers[-1].bias.shape[1], count)
-    width = max(layer.bias.shape[1] for layer in layers)
-
-    def run(blocks: list[Block]) -> None:
-        widest = max(block.stop - block.start for block in blocks)
-        # Two buffers that take turns: what a layer reads and what it writes.
-        buffers = x.new_empty(2, width * widest)
-        for block in blocks:
-            size = block.stop - block.start
-            *hidden, (last_bias, last_weight) = weights[block.member]
-            rows = x[:, block.start : block.stop]
-            for depth, (bias, weight) in enumerate(hidden):
-                target = buffers[depth % 2][: len(bias) * size].view(len(bias), size)
-                rows = silu(th.addmm(bias, weight, rows, out=target), inplace=True)
-            th.addmm(last_bias, last_weight, rows, out=out[:, block.start : block.stop])
-
-    threads = 1 if x.is_cuda else min(th.get_num_threads(), count // MIN_ROWS_PER_THREAD)
-    in_threads(run, cut(segments, max(threads, 1)))
+    weights = list(zip(*(layer.members() for layer in layers), strict=True))
+    out = x.new_empty(layers[-1].bias.shape[1], x.shape[1])
+    counts = [count for _, count in segments]
+    buffers = _Buffers(x, [layer.bias.shape[1] for layer in layers[:-1]], min(BLOCK_ROWS, max(counts, default=0)))
+    for (member, _), inputs, outputs in zip(segments, x.split(counts, 1), out.split(counts, 1), strict=True):
+        _run_member(weights[member], inputs, outputs, buffers)
     return out
 
 
-def cut(segments: Sequence[tuple[int, int]], shares: int) -> list[list[Block]]:
-    """Blocks of at most :data:`BLOCK_ROWS` in ``shares`` parts of the same number of rows."""
-    rows = sum(count for _, count in segments)
-    ends = [rows * (share + 1) // shares for share in range(shares)]
-    parts: list[list[Block]] = [[] for _ in ends]
-    start = share = 0
-    for member, count in segments:
-        stop = start + count
-        while start < stop:
-            if start == ends[share]:
-                share += 1
-            end = min(stop, ends[share], start + BLOCK_ROWS)
-            parts[share].append(Block(member, start, end))
-            start = end
-    return [part for part in parts if part]
+def _run_member(weights: Sequence[tuple[Tensor, Tensor]], x: Tensor, out: Tensor, buffers: _Buffers) -> None:
+    """Fill ``out (out, B)`` with what one member, whose bias and weight of each layer are given, makes of ``x``."""
+    (first_bias, first_weight), *later = weights
+    packed: list[Tensor] = []
+    if x.shape[1] >= PACK_ROWS:
+        # A bias that is one more column of the weights saves a pass over the activations in each product.
+        packed = [th.cat([weight, bias], 1) for bias, weight in later]
+    for block, result in zip(x.split(BLOCK_ROWS, 1), out.split(BLOCK_ROWS, 1), strict=True):
+        activations = buffers.views(block.shape[1])
+        targets = [*(view.values for view in activations), result]
+        th.addmm(first_bias, first_weight, block, out=targets[0])
+        for depth, (source, target) in enumerate(zip(activations, targets[1:], strict=True)):
+            silu(source.values, inplace=True)
+            if packed:
+                th.mm(packed[depth], source.with_ones, out=target)
+            else:
+                th.addmm(*later[depth], source.values, out=target)
+
+
+class _Buffers:
+    """Memory for activations that layers use in turns: what one reads, the next does not overwrite.
+
+    Args:
+        like: a tensor of the device and type they should have.
+        widths: of the hidden layers.
+        columns: rows of the largest block.
+    """
+
+    def __init__(self, like: Tensor, widths: Sequence[int], columns: int) -> None:
+        self._keys = [(depth % 2, width) for depth, width in enumerate(widths)]
+        self._memory = {key: like.new_empty((key[1] + 1) * columns) for key in self._keys}
+        self._size = 0
+        self._views: list[Activations] = []
+
+    def views(self, size: int) -> list[Activations]:
+        """Where each hidden layer puts its activations of ``size`` rows; most blocks have the same size."""
+        if size != self._size:
+            views = {}
+            for (half, width), memory in self._memory.items():
+                with_ones = memory[: (width + 1) * size].view(width + 1, size)
+                with_ones[width].fill_(1)
+                views[half, width] = Activations(with_ones[:width], with_ones)
+            self._size, self._views = size, [views[key] for key in self._keys]
+        return self._views

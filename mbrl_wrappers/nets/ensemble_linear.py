@@ -35,6 +35,6 @@ class EnsembleLinear(nn.Module):
         """``(E, in, B)`` to ``(E, out, B)``; member ``e`` sees its own rows."""
         return th.baddbmm(self.bias, self.weight, x)
 
-    def member(self, index: int) -> tuple[Tensor, Tensor]:
-        """Bias ``(out, 1)`` and weight ``(out, in)`` of one member, in the order ``addmm`` takes them."""
-        return self.bias[index], self.weight[index]
+    def members(self) -> list[tuple[Tensor, Tensor]]:
+        """Bias ``(out, 1)`` and weight ``(out, in)`` of each member, in the order ``addmm`` takes them."""
+        return list(zip(self.bias.unbind(), self.weight.unbind(), strict=True))

@@ -52,7 +52,7 @@ class EnsembleMLP(nn.Module):
         return y.transpose(1, 2)
 
     def route(self, x: Tensor, routing: Routing) -> Tensor:
-        """``(B, in)`` to ``(B, out)``, each row through its member: what comes of row ``order[i]`` is at place ``i``.
+        """``(B, in)`` to ``(P, out)``, the output of row ``order[i]`` at place ``i``.
 
         In memory the features of the result come first, so that operations on each of them run through consecutive
         numbers. Differentiable; faster where no gradient is recorded.
@@ -64,15 +64,13 @@ class EnsembleMLP(nn.Module):
 
     def _evaluate(self, x: Tensor, routing: Routing) -> Tensor:
         """``(in, B)``, grouped by member, to ``(out, B)``."""
-        *hidden, output = self.linear_layers()
+        weights = list(zip(*(layer.members() for layer in self.linear_layers()), strict=True))
         outputs = [x.new_empty(self.out_features, 0)]
-        start = 0
-        for member, count in routing.segments:
-            rows = x[:, start : start + count]
-            for layer in hidden:
-                bias, weight = layer.member(member)
+        for rows, (member, _) in zip(
+            x.split([count for _, count in routing.segments], 1), routing.segments, strict=True
+        ):
+            *hidden, (last_bias, last_weight) = weights[member]
+            for bias, weight in hidden:
                 rows = silu(th.addmm(bias, weight, rows))
-            bias, weight = output.member(member)
-            outputs.append(th.addmm(bias, weight, rows))
-            start += count
+            outputs.append(th.addmm(last_bias, last_weight, rows))
         return th.cat(outputs, dim=1)

@@ -10,7 +10,9 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, Transitions, load, save
+from mbrl_wrappers.models.ensemble import EnsembleState
 from mbrl_wrappers.tasks import never_terminates
+from mbrl_wrappers.types import SharedNoiseModel, VectorStateModel
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_reward, oracle_termination
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -129,6 +131,67 @@ def test_discrete_actions_reach_functions_as_indices() -> None:
     with th.no_grad():
         model.step(model.reset(th.zeros(3, 3), generator=generator()), th.eye(3), generator=generator())
     assert seen[0].tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_candidates_that_are_equal_get_equal_predictions_from_common_draws(propagation: str, learned: bool) -> None:
+    known = {} if learned else {"reward_fn": oracle_reward, "termination_fn": never_terminates}
+    model = make_model(propagation=propagation, num_elites=4, hidden=(32, 32), **known)
+    model.set_statistics(make_rows())
+    particles = model.reset(th.zeros(64, 3), generator=generator())
+    state = EnsembleState(particles.obs.repeat(3, 1), particles.member.repeat(3))
+    action = th.zeros(3, 64, 2)
+    action[2] = 0.5
+    with th.no_grad():
+        following, prediction = model.step_shared(state, action.flatten(0, 1), generator=generator(1), groups=3)
+    first, second, third = prediction.next_obs.view(3, 64, 3)
+    assert th.equal(first, second)
+    assert th.equal(*prediction.reward.view(3, 64)[:2])
+    assert not th.equal(first, third)
+    assert th.equal(following.obs, prediction.next_obs)
+    assert th.equal(*following.member.view(3, 64)[::2])
+    assert len(first.unique(dim=0)) == (1 if propagation == "mean" else 64)  # the draws of particles differ
+
+
+def test_common_draws_are_those_of_a_step_when_there_is_one_block() -> None:
+    model = make_model()
+    state = model.reset(th.randn(40, 3, generator=generator()), generator=generator())
+    with th.no_grad():
+        alone = model.step(state, th.zeros(40, 2), generator=generator(1))
+        shared = model.step_shared(state, th.zeros(40, 2), generator=generator(1), groups=1)
+    assert th.equal(alone[1].next_obs, shared[1].next_obs)
+    assert th.equal(alone[0].member, shared[0].member)
+
+
+def test_rows_that_are_no_equal_blocks_are_refused() -> None:
+    model = make_model()
+    state = model.reset(th.zeros(5, 3), generator=generator())
+    for groups in (0, 2):
+        with pytest.raises(ValueError, match="equal blocks"):
+            model.step_shared(state, th.zeros(5, 2), generator=generator(), groups=groups)
+
+
+def test_a_fast_step_is_the_differentiable_one() -> None:
+    model = make_model(num_elites=3)
+    rows = make_rows(500)
+    model.set_statistics(rows)
+    state = model.reset(rows.obs, generator=generator())
+    slow = model.step(state, rows.action, generator=generator(1))[1]
+    with th.no_grad():
+        fast = model.step(state, rows.action, generator=generator(1))[1]
+    assert slow.next_obs.requires_grad
+    th.testing.assert_close(fast, slow)
+
+
+def test_a_state_is_a_vector_with_a_member() -> None:
+    model = make_model()
+    assert isinstance(model, VectorStateModel)
+    assert isinstance(model, SharedNoiseModel)
+    state = model.reset(th.zeros(4, 3), generator=generator())
+    moved = model.with_state_vector(state, model.state_vector(state) + 1)
+    assert th.equal(moved.obs, th.ones(4, 3))
+    assert th.equal(moved.member, state.member)
 
 
 def test_a_step_is_differentiable_in_state_and_action() -> None:

@@ -50,6 +50,47 @@ def test_route_sends_each_row_through_its_member(rows: int, grad: bool, monkeypa
         th.testing.assert_close(result[row], one_member(net, int(member[row]), x[row]))
 
 
+@pytest.mark.parametrize("hidden", [(8, 6), (6,), (7, 7, 7, 5)])
+def test_packed_weights_and_several_layers_give_the_same(
+    hidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = make_net(hidden=hidden)
+    generator = th.Generator().manual_seed(2)
+    x = th.randn(23, 4, generator=generator)
+    routing = Routing.of(th.randint(3, (23,), generator=generator), 3)
+    expected = net.route(x, routing)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "PACK_ROWS", 1)
+    with th.no_grad():
+        th.testing.assert_close(net.route(x, routing), expected)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4, 17, 300])
+def test_rows_are_dealt_out_evenly_and_every_place_leads_back(rows: int) -> None:
+    members = th.tensor([5, 0, 3])
+    routing, member = Routing.balanced(rows, members, generator=th.Generator().manual_seed(rows))
+    assert th.equal(routing.order[routing.place], th.arange(rows))
+    places = [index for index, count in routing.segments for _ in range(count)]
+    assert [places[place] for place in routing.place.tolist()] == member.tolist()
+    assert len({count for _, count in routing.segments}) <= 1
+    assert len(places) - rows in range(3)
+
+
+def test_a_single_row_comes_to_each_member_with_the_same_probability() -> None:
+    generator = th.Generator().manual_seed(0)
+    members = th.tensor([2, 0, 1])
+    drawn = th.cat([Routing.balanced(1, members, generator=generator)[1] for _ in range(3000)])
+    assert th.bincount(drawn).tolist() == pytest.approx([1000] * 3, abs=120)  # four and a half standard deviations
+
+
+def test_blocks_of_rows_are_routed_alike() -> None:
+    routing, member = Routing.balanced(4, th.tensor([1, 0, 2]), generator=th.Generator().manual_seed(0))
+    repeated = routing.repeated(3)
+    assert th.equal(repeated.order[repeated.place], th.arange(12))
+    places = th.tensor([index for index, count in repeated.segments for _ in range(count)])
+    assert th.equal(places[repeated.place], member.repeat(3))
+
+
 def test_route_passes_gradients_to_its_input() -> None:
     net = make_net().double()
     x = th.randn(6, 4, dtype=th.float64, generator=th.Generator().manual_seed(3), requires_grad=True)
@@ -79,6 +120,14 @@ def test_log_variance_stays_between_its_limits_and_moves_them_when_learned() -> 
     assert (head.low.grad != 0).all()
     assert (head.high.grad != 0).all()
     assert float(head.penalty().detach()) == pytest.approx(10.0)
+
+
+def test_the_standard_deviation_is_that_of_the_bounded_log_variance() -> None:
+    head = BoundedLogVariance(3, low=-9.0, high=0.5).double()
+    raw = th.linspace(-200, 200, 4001, dtype=th.float64)[:, None].expand(-1, 3)
+    th.testing.assert_close(head.std(raw), th.exp(0.5 * head(raw)))
+    inner = th.randn(5, 3, dtype=th.float64, generator=th.Generator().manual_seed(0), requires_grad=True)
+    assert th.autograd.gradcheck(head.std, (inner,))
 
 
 def test_fixed_log_variance_limits_have_no_penalty_and_no_parameters() -> None:
