@@ -48,8 +48,7 @@ class TrainArguments:
                 raise ValueError(f"{flag} must be at least 1, or -1 for the default, got {value}.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             raise ValueError(f"--updates-per-step must be positive, got {self.updates_per_step}.")
-        if any(separator in self.tag for separator in "/\\"):
-            raise ValueError(f"--tag becomes part of a folder name, so it must hold no slash; got {self.tag!r}.")
+        check_tag(self.tag)
 
     @property
     def arm(self) -> str:
@@ -57,7 +56,17 @@ class TrainArguments:
         return self.tag or (f"{self.algo}+model" if self.model else self.algo)
 
 
-class _Assignments(argparse.Action):
+def check_tag(tag: str) -> None:
+    """Refuse a name that cannot be part of a folder's.
+
+    Raises:
+        ValueError: if it holds a slash.
+    """
+    if any(separator in tag for separator in "/\\"):
+        raise ValueError(f"--tag becomes part of a folder name, so it must hold no slash; got {tag!r}.")
+
+
+class Assignments(argparse.Action):
     """Collects ``key:value`` words into a dictionary; a later word replaces an earlier one."""
 
     def __call__(
@@ -97,12 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("-f", "--log-folder", default=default.log_folder, help="where run folders are made")
     add("-tb", "--tensorboard-log", default="", help="folder for TensorBoard logs (empty: none)")
     add("-P", "--progress", action="store_true", help="show a progress bar")
-    add("--env-kwargs", nargs="+", action=_Assignments, default={}, metavar="K:V", help="environment arguments")
+    add("--env-kwargs", nargs="+", action=Assignments, default={}, metavar="K:V", help="environment arguments")
     add(
         "--hyperparams",
         "-params",
         nargs="+",
-        action=_Assignments,
+        action=Assignments,
         default={},
         metavar="K:V",
         help="replace hyperparameters; dots reach inside: policy_kwargs.net_arch:[64,64] dyna.rollouts_per_step:100",

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-PHASES = ("env_step", "agent_train", "model_fit", "model_rollout", "evaluation")
+PHASES = ("env_step", "agent_train", "model_fit", "model_rollout", "planning", "evaluation")
 
 
 class PhaseClock:
-    """Adds up seconds per phase; what no phase claims is ``other``."""
+    """Adds up seconds per phase; what no phase claims is ``other``.
 
-    def __init__(self) -> None:
-        self._seconds = dict.fromkeys(PHASES, 0.0)
+    Args:
+        earlier: seconds by phase of the parts of this run before it was interrupted, as :meth:`report` gave them.
+        earlier_cpu: processor seconds of these parts.
+    """
+
+    def __init__(self, earlier: Mapping[str, float] | None = None, earlier_cpu: float = 0.0) -> None:
+        earlier = earlier or {}
+        self._seconds = {phase: float(earlier.get(phase, 0.0)) for phase in PHASES}
         self._followed: dict[str, Callable[[], float]] = {}
-        self._started = time.perf_counter()
-        self._cpu_started = time.process_time()
+        self._started = time.perf_counter() - sum(earlier.values())
+        self._cpu_started = time.process_time() - earlier_cpu
 
     def add(self, phase: str, seconds: float) -> None:
         """Count ``seconds`` towards ``phase``."""

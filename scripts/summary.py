@@ -82,6 +82,7 @@ class RunSummary:
     cpu_seconds: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    planning: dict[str, Any] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:

@@ -34,8 +34,20 @@ def test_phases_add_up_to_the_wall_time(now: list[float]) -> None:
     clock.follow("model_rollout", lambda: 0.5)
     now[0] = 10.0
     assert clock.report() == {
-        "env_step": 4.0, "agent_train": 0.0, "model_fit": 2.0, "model_rollout": 0.5, "evaluation": 0.0, "other": 3.5,
+        "env_step": 4.0, "agent_train": 0.0, "model_fit": 2.0, "model_rollout": 0.5, "planning": 0.0, "evaluation": 0.0,
+        "other": 3.5,
     }  # fmt: skip
+
+
+def test_a_resumed_run_counts_on(now: list[float]) -> None:
+    now[0] = 100.0
+    clock = PhaseClock({"env_step": 4.0, "other": 3.5}, earlier_cpu=2.0)
+    clock.add("env_step", 1.0)
+    now[0] = 103.0
+    assert clock.wall_seconds == 10.5
+    assert clock.cpu_seconds >= 2.0
+    report = clock.report()
+    assert (report["env_step"], report["other"]) == (5.0, 5.5)
 
 
 def test_time_is_counted_when_a_call_fails(now: list[float]) -> None:

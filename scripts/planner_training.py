@@ -1,0 +1,253 @@
+"""One run of PETS: build, learn trial by trial, save after each, evaluate."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import configure_logger
+
+from controllers import (
+    PlannerProgress,
+    StepReport,
+    TrialReport,
+    learn_with_planner,
+    load_progress,
+    save_progress,
+)
+from mbrl_wrappers import TransitionStore
+from mbrl_wrappers.seeding import spawn_seeds
+from scripts.configuration import parse_yaml
+from scripts.env_id import safe_name
+from scripts.evaluation import EVALUATION_SEED_OFFSET
+from scripts.interruption import StopOnSignal
+from scripts.phases import PhaseClock
+from scripts.planned_episodes import ProgressBar, play_planned
+from scripts.planner_arguments import TrainPlannerArguments
+from scripts.planner_run import PlannerRun, plan_planner_run
+from scripts.run_folder import SUMMARY_FILE, new_run_folder
+from scripts.summary import Evaluation, RunSummary, versions
+from scripts.training import write_settings
+
+ALGORITHM = "pets"
+PROGRESS_FOLDER = "progress"
+MIN_STORE = 100_000  # a run that is resumed may go on for longer than it was meant to
+
+
+def train_planner(args: TrainPlannerArguments, words: Sequence[str]) -> int:
+    """Learn, save, and return the exit code.
+
+    Args:
+        args: the parsed command line.
+        words: the command line itself, for the record.
+
+    Raises:
+        ValueError: for settings that cannot work; no folder is made then.
+        ImportError: if a library is missing.
+    """
+    run = plan_planner_run(args)
+    command = shlex.join(["python", "scripts/train_planner.py", *words])
+    folder = new_run_folder(Path(args.log_folder), ALGORITHM, args.env, args.tag)
+    write_settings(folder, run, command)
+    summary = RunSummary(
+        task=args.env,
+        algorithm=ALGORITHM,
+        backend="torch",
+        with_model=True,
+        arm=args.arm,
+        seeds={"train": args.seed, "evaluation": args.seed + EVALUATION_SEED_OFFSET},
+        total_timesteps=run.learning.total_steps or 0,
+        command=command,
+        hyperparameters=run.config.as_entry(),
+        env_kwargs=run.env_kwargs,
+        num_threads=args.num_threads,
+        versions=versions("torch"),
+    )
+    return PlannerTraining(run, folder, summary, PhaseClock()).learn()
+
+
+def resume(args: TrainPlannerArguments, words: Sequence[str]) -> int:
+    """Go on with a run where it stood after its last whole trial; it comes out as if it had not stopped.
+
+    Args:
+        args: ``resume`` names the folder; ``-n``, ``--trials``, ``--eval-episodes`` and ``-P`` are taken when given.
+        words: the command line itself, for the record.
+
+    Raises:
+        ValueError: if the folder is none of ``train_planner.py``'s.
+    """
+    folder = Path(args.resume)
+    found = sorted(folder.glob("*/args.yml"))
+    if not found or not (folder / SUMMARY_FILE).is_file():
+        raise ValueError(f"{folder} is no run folder of train_planner.py: it has no args.yml or no {SUMMARY_FILE}.")
+    saved = parse_yaml(found[0].read_text())
+    known = [field.name for field in fields(TrainPlannerArguments)]
+    if not isinstance(saved, dict) or not set(saved) == set(known):
+        raise ValueError(f"{found[0]} was not written by this version of train_planner.py.")
+    given = {name: getattr(args, name) for name in ("n_timesteps", "trials") if getattr(args, name) > 0}
+    if given:
+        saved |= {"n_timesteps": -1, "trials": -1, **given}
+    args = TrainPlannerArguments(
+        **{**saved, "progress": args.progress, "eval_episodes": args.eval_episodes or saved["eval_episodes"]}
+    )
+    run = plan_planner_run(args)
+    before = json.loads((folder / SUMMARY_FILE).read_text())
+    evaluations = [Evaluation(**row) for row in before.pop("evaluations")]
+    summary = RunSummary(**{**before, "evaluations": evaluations, "finished": False, "stopped_by": None})
+    summary.command += "\n" + shlex.join(["python", "scripts/train_planner.py", *words])
+    summary.total_timesteps = run.learning.total_steps or 0
+    clock = PhaseClock(summary.phase_seconds, summary.cpu_seconds)
+    return PlannerTraining(run, folder, summary, clock).learn(
+        load_progress(folder / PROGRESS_FOLDER, device=args.device)
+    )
+
+
+class PlannerTraining:
+    """A run under way, and its books."""
+
+    def __init__(self, run: PlannerRun, folder: Path, summary: RunSummary, clock: PhaseClock) -> None:
+        self.run, self.folder, self.summary, self.clock = run, folder, summary, clock
+        self.stop = StopOnSignal()
+        self.trials: list[TrialReport] = []
+        self.latest_plan = ""
+
+    def learn(self, earlier: PlannerProgress | None = None) -> int:
+        """Learn from the start or from ``earlier`` on, evaluate, and return the exit code."""
+        run, args = self.run, self.run.args
+        monitor = str(self.folder / "0")
+        with closing(Monitor(run.env(), monitor, override_existing=earlier is None)) as env, self.stop.listening():
+            self.clock.time_calls(env, "step", "env_step")
+            self.model = run.model(env, self.clock)
+            self.store = TransitionStore(self._capacity(), env.observation_space, env.action_space)
+            if earlier is not None:
+                self.trials, self.store = list(earlier.trials), earlier.store
+                self.model.dynamics.load_state_dict(earlier.model.state_dict())
+                self.model.trainer.history = self.summary.model.get("history", [])
+            del self.summary.evaluations[sum(self._is_whole(trial) for trial in self.trials) :]
+            self.logger: Logger = configure_logger(args.verbose, args.tensorboard_log or None, run_title(args), True)
+            print(f"{args.arm}: {args.env} -> {self.folder}", flush=True)
+            with ProgressBar(run.learning.total_steps, args.progress) as self.bar:
+                self.bar.step("", sum(trial.length for trial in self.trials))
+                result = learn_with_planner(
+                    env,
+                    run.policy(self.model.dynamics),
+                    self.model.trainer,
+                    self.store,
+                    run.learning,
+                    seed=spawn_seeds(args.seed, 3)[2],  # the model takes the first two
+                    earlier=self.trials,
+                    on_trial=self.on_trial,
+                    on_step=self.on_step,
+                )
+        if not result.stopped and args.eval_episodes:
+            self.evaluate()
+        self.summary.finished = not result.stopped and self.stop.received is None
+        self.summary.stopped_by = None if self.stop.received is None else f"signal {self.stop.received}"
+        self.record()
+        self.logger.close()
+        return self.stop.exit_code
+
+    def on_step(self, step: StepReport) -> bool:
+        """Count the time of the plan, show how it stands, and say whether to go on."""
+        if step.plan is not None:
+            self.clock.add("planning", step.plan.seconds)
+            self.latest_plan = f", {1000 * step.plan.seconds:.0f} ms a plan"
+        what = "random" if step.random else f"trial {step.trial}"
+        self.bar.step(f"{what}, return {step.real_return:.1f}{self.latest_plan}")
+        return self.stop.received is None
+
+    def on_trial(self, trial: TrialReport) -> None:
+        """Save everything, and write the trial down."""
+        self.trials.append(trial)
+        save_progress(self.folder / PROGRESS_FOLDER, self.model.dynamics, self.store, self.trials)
+        if trial.fit is not None:
+            self.model.save(self.folder, self.store.transitions())
+        if self._is_whole(trial):
+            # The model had seen what came before the trial, so that is what its return was reached with.
+            self._evaluated(trial.real_steps - trial.length, [trial.real_return], [trial.length])
+        self._log(trial)
+        self.record()
+        kind = "random" if trial.random else f"{trial.plan_milliseconds:.0f} ms a plan"
+        self.bar.write(
+            f"{self.run.args.arm} seed {self.run.args.seed}: trial {trial.trial} ({kind}), return "
+            f"{trial.real_return:.1f} in {trial.length} steps, {trial.real_steps} real steps, "
+            f"{self.clock.wall_seconds:.0f} s"
+        )
+
+    def evaluate(self) -> None:
+        """Episodes of the planner with the final model, on an environment of their own."""
+        args = self.run.args
+        policy = self.run.policy(self.model.dynamics)
+        policy.seed = args.seed + EVALUATION_SEED_OFFSET
+        with self.clock.measure("evaluation"), closing(self.run.env()) as env, self.stop.listening():
+            episodes = []
+            for number in range(args.eval_episodes):
+                reset_seed = policy.seed if number == 0 else None
+                episode = play_planned(
+                    env,
+                    policy,
+                    reset_seed=reset_seed,
+                    max_steps=self.run.learning.trial_steps,
+                    before_step=lambda moment: self.stop.received is None,
+                )
+                if self.stop.received is not None:
+                    return
+                episodes.append(episode)
+                print(f"  evaluation {number + 1}: return {episode.total:.1f} in {episode.length} steps", flush=True)
+        returns, lengths = [episode.total for episode in episodes], [episode.length for episode in episodes]
+        self._evaluated(sum(trial.length for trial in self.trials), returns, lengths)
+
+    def record(self) -> None:
+        """Bring the summary up to date and write it."""
+        summary, clock = self.summary, self.clock
+        summary.real_steps = sum(trial.length for trial in self.trials)
+        summary.wall_seconds = round(clock.wall_seconds, 3)
+        summary.cpu_seconds = round(clock.cpu_seconds, 3)
+        summary.phase_seconds = clock.report()
+        summary.model = self.model.record()
+        rows = [asdict(trial) for trial in self.trials]
+        summary.planning = {"trials": [{key: row[key] for key in row if key != "fit"} for row in rows]}
+        summary.write(self.folder)
+
+    def _evaluated(self, real_steps: int, returns: list[float], lengths: list[int]) -> None:
+        wall = round(self.clock.wall_seconds, 1)
+        self.summary.evaluations.append(Evaluation(real_steps, returns, lengths, wall))
+
+    def _is_whole(self, trial: TrialReport) -> bool:
+        """Whether it is an episode of the planner that the limit of real steps did not cut short."""
+        limits = self.run.learning
+        cut = trial.real_steps == limits.total_steps and not trial.terminated and trial.length < limits.trial_steps
+        return not trial.random and not cut
+
+    def _log(self, trial: TrialReport) -> None:
+        log = self.logger
+        log.record("rollout/return", trial.real_return)
+        log.record("rollout/length", trial.length)
+        if trial.fit is not None:
+            log.record("model/r2_mean", sum(trial.fit.holdout_r2) / len(trial.fit.holdout_r2))
+            log.record("model/r2_min", min(trial.fit.holdout_r2))
+            log.record("model/holdout_error", sum(trial.fit.holdout_error) / len(trial.fit.holdout_error))
+            log.record("model/gradient_steps", trial.fit.gradient_steps)
+        for name in ("plan_milliseconds", "model_calls", "warm_start_value", "best_value", "mean_value"):
+            value = getattr(trial, name)
+            if value is not None and not trial.random:
+                log.record(f"plan/{name.removeprefix('plan_')}", value)
+        log.record("time/trials", trial.trial + 1, exclude="tensorboard")
+        log.record("time/total_timesteps", trial.real_steps, exclude="tensorboard")
+        log.dump(trial.real_steps)
+
+    def _capacity(self) -> int:
+        limits = self.run.learning
+        planned = (limits.trials or 0) * limits.trial_steps + limits.initial_random_steps
+        return max(MIN_STORE, limits.total_steps or 0, planned)
+
+
+def run_title(args: TrainPlannerArguments) -> str:
+    """How the run is called among TensorBoard's logs."""
+    return "_".join(part for part in (ALGORITHM, safe_name(args.env), args.tag) if part)
