@@ -19,8 +19,9 @@ from scripts.environments import make_real_vec_env
 from scripts.run_folder import BEST_AGENT_FILE, agent_file_name
 from scripts.runs import Run, read_run
 
-# What shapes the networks and the list of saved parts; everything else matters for training only.
-_SHAPING = ("policy_kwargs", "use_sde", "ent_coef", "n_quantiles")
+# What shapes the networks and the list of saved parts, and the discount, which says what a critic's values mean;
+# everything else matters for training only.
+_SHAPING = ("policy_kwargs", "use_sde", "ent_coef", "n_quantiles", "gamma")
 
 
 @dataclass(frozen=True)

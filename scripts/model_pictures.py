@@ -21,7 +21,8 @@ MAX_PANELS = 24
 MAX_ERROR = 4.0  # standard deviations; what strays further is of no use, and would flatten the rest of the picture
 
 
-def _grid(panels: int, width: float = 3.1, height: float = 2.3) -> tuple[Any, list[Any]]:
+def panel_grid(panels: int, width: float = 3.1, height: float = 2.3) -> tuple[Any, list[Any]]:
+    """A figure and its ``panels``, which share the horizontal axis."""
     columns = min(4, math.ceil(1.3 * math.sqrt(panels)))
     rows = -(-panels // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, sharex=True)
@@ -54,7 +55,7 @@ def plot_horizon_errors(errors: HorizonErrors, names: Sequence[str], path: Path,
         title: above the picture.
     """
     shown = min(len(names), MAX_PANELS - 1)
-    figure, panels = _grid(shown + 1)
+    figure, panels = panel_grid(shown + 1)
     _quantile_band(panels[0], errors.persistence.flatten(1), "0.5", "nothing changes")
     _quantile_band(panels[0], errors.model.flatten(1), COLOURS[0], "model")
     panels[0].set_title("all dimensions", fontsize=9)
@@ -86,7 +87,7 @@ def plot_comparison(comparison: Comparison, names: Sequence[str], path: Path, ti
         title: above the picture.
     """
     shown = min(len(names), MAX_PANELS - 1)
-    figure, panels = _grid(shown + 1)
+    figure, panels = panel_grid(shown + 1)
     steps = np.arange(len(comparison.real_obs))
     for index, axes in enumerate(panels):
         if index < shown:

@@ -1,0 +1,90 @@
+"""The model, the planner and the agent's share of it, as ``plan.py`` puts them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.mujoco import MujocoEnv
+
+import mbrl_wrappers
+from controllers import MPCPolicy, Proposals
+from mbrl_wrappers import ClonedEnvModel, MujocoModel
+from sb3_ext import AgentPolicy, AgentValue
+from scripts.agent_files import find_agent
+from scripts.planner_arguments import PlanArguments
+from scripts.planners import PlannerSettings
+from scripts.run_folder import MODEL_FILE
+
+
+def build_model(args: PlanArguments, env: gym.Env[Any, Any]) -> Any:
+    """The model that ``--model`` names.
+
+    ``true`` is the environment itself: by its physics where it is a MuJoCo task, by copies of it otherwise, also of a
+    MuJoCo task in a wrapper that its physics does not know.
+
+    Raises:
+        ValueError: if there is no such file, or if it holds the model of another task.
+    """
+    if args.model == "true":
+        if isinstance(env.unwrapped, MujocoEnv):
+            try:
+                return MujocoModel(env, threads=args.num_threads or None)
+            except TypeError as error:
+                print(f"Planning in copies of the environment: {error}", flush=True)
+        return ClonedEnvModel(env)
+    path = Path(args.model)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.exists() and not path.with_suffix(".safetensors").exists():
+        raise ValueError(f"There is no {path}: --model is 'true', a model file, or a run folder that has one.")
+    model = mbrl_wrappers.load(path, device=args.device)
+    for what, space, real in (
+        ("observes", model.observation_space, env.observation_space),
+        ("acts in", model.action_space, env.action_space),
+    ):
+        if space != real:
+            raise ValueError(f"The model in {path} {what} {space}, and {args.env} has {real}: it is of another task.")
+    return model
+
+
+def load_agent(args: PlanArguments, name: str, env: gym.Env[Any, Any]) -> Any:
+    """The agent of a run folder, or of a zip inside one.
+
+    Raises:
+        ValueError: if there is none, or if it is of another task.
+    """
+    found = find_agent(Path(name))
+    vec_env = found.make_env(0)
+    agent = found.load(vec_env, trust=args.trust, device=args.device)
+    vec_env.close()
+    if (agent.observation_space.shape, agent.action_space) != (env.observation_space.shape, env.action_space):
+        raise ValueError(f"{found.path} is an agent of {found.run.task}, whose spaces are not those of {args.env}.")
+    return agent
+
+
+def build_policy(args: PlanArguments, settings: PlannerSettings, model: Any, env: gym.Env[Any, Any]) -> MPCPolicy[Any]:
+    """Planner and model as a policy, with an agent's critic and proposals where they are asked for.
+
+    Raises:
+        ValueError: for settings that cannot work.
+    """
+    objective: dict[str, Any] = dict(settings.objective)
+    proposals = None
+    if args.terminal_value:
+        value = AgentValue(load_agent(args, args.terminal_value, env))
+        objective = {"discount": value.discount, **objective, "terminal_value": value}
+    if args.proposals:
+        agent = AgentPolicy(load_agent(args, args.proposals, env))
+        proposals = Proposals(agent, args.num_proposals)
+    if args.discount is not None:
+        objective["discount"] = args.discount
+    return MPCPolicy(
+        model,
+        settings.planner,
+        settings.horizon,
+        execute=settings.execute,
+        proposals=proposals,
+        seed=args.seed[0],
+        **objective,
+    )
