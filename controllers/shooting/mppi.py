@@ -36,7 +36,8 @@ class MPPI(ShootingPlanner[GaussianSequences]):
         noise_std: :math:`\sigma`, as a share of half the range.
         normalise: divide scores by their deviation over the candidates.
         noise_exponent: 0 for white noise, more for noise that is smooth in time.
-        knots: draw noise at so many evenly spaced knots with a cubic spline between them; None draws it at every step.
+        knots: draw noise at so many evenly spaced knots with a cubic spline between them, where its deviation is 0.7 to
+            1.2 times that at the knots; None draws it at every step.
     """
 
     population: int = 256

@@ -84,6 +84,22 @@ def test_gradients_that_are_not_finite_spoil_nothing() -> None:
     assert GradientShooting(population=1, iterations=3).plan(problem, generator=generator()).actions.item() == 0
 
 
+def test_one_cliff_does_not_stop_the_climb() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u = action[:, 0]
+        return obs, -u.square() - 1e6 * (u - 0.9).clamp(min=0), th.zeros(len(obs), dtype=th.bool)
+
+    problem = PlanningProblem(FunctionModel(SCALAR, UNIT, step), th.zeros(1, 1), 1)
+    warm = th.full((1, 1, 1), 0.93)
+    ends = [
+        GradientShooting(population=1, iterations=60, max_grad_norm=norm).plan(problem, warm, generator=generator())
+        for norm in (10.0, 1e9)
+    ]
+    # Unclipped, the cliff stays in Adam's second moment, and later steps are next to nothing.
+    assert abs(ends[0].actions.item()) < 0.2
+    assert ends[1].actions.item() > 0.4
+
+
 def test_draws_are_the_same_in_all_iterations() -> None:
     for model in (Members(0.9, noise=1.0), SharedMembers(0.9, noise=1.0)):
         problem = RecordingProblem.of(PlanningProblem(model, th.zeros(1, 1), 3, particles=2))
