@@ -10,10 +10,13 @@ from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
 from mbrl_wrappers.models.mujoco import MujocoModel
+from mbrl_wrappers.models.tabular import TabularModel
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.rollout import branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
 from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.tabular_data import TabularTransitions
+from mbrl_wrappers.tasks.mazes import register_mazes
 from mbrl_wrappers.training import FitConfig, Trainer
 from mbrl_wrappers.types import DynamicsModel, LatentModel, Limits, Prediction, RolloutPolicy, Transitions
 
@@ -36,6 +39,8 @@ __all__ = [
     "Prediction",
     "RolloutLength",
     "RolloutPolicy",
+    "TabularModel",
+    "TabularTransitions",
     "Trainer",
     "TransitionStore",
     "Transitions",
@@ -46,3 +51,4 @@ __all__ = [
 ]
 
 register_envs()
+register_mazes()

@@ -5,5 +5,6 @@ from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
 from mbrl_wrappers.models.mujoco import MujocoModel
+from mbrl_wrappers.models.tabular import TabularModel
 
-__all__ = ["ClonedEnvModel", "EnsembleDynamics", "EnsembleOptions", "FunctionModel", "MujocoModel"]
+__all__ = ["ClonedEnvModel", "EnsembleDynamics", "EnsembleOptions", "FunctionModel", "MujocoModel", "TabularModel"]

@@ -4,13 +4,17 @@
 * :func:`check_agreement` measures how far they agree with it.
 * :data:`never_terminates` is the rule for tasks that end by time limit only.
 * :class:`ForwardVelocityObservation` and :class:`AngleObservation` make rewards exact and angles continuous.
+* :class:`DiscretizeObservation` numbers the cells of a Box, for models and agents that keep a table.
+* :class:`MazeEnv` is a grid world; three of Sutton and Barto's are registered (:mod:`mbrl_wrappers.tasks.mazes`).
 
 The functions are frozen dataclasses registered by name (:mod:`mbrl_wrappers.stored_functions`), so a model that uses
 them can be saved and loaded.
 """
 
 from mbrl_wrappers.tasks.agreement import AgreementReport, Confusion, check_agreement
+from mbrl_wrappers.tasks.discretize import DiscretizeObservation
 from mbrl_wrappers.tasks.functions import TaskFunctions, task_functions
+from mbrl_wrappers.tasks.mazes import MazeEnv
 from mbrl_wrappers.tasks.rules import never_terminates
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
 
@@ -18,7 +22,9 @@ __all__ = [
     "AgreementReport",
     "AngleObservation",
     "Confusion",
+    "DiscretizeObservation",
     "ForwardVelocityObservation",
+    "MazeEnv",
     "TaskFunctions",
     "check_agreement",
     "never_terminates",

@@ -1,0 +1,166 @@
+"""Prioritized sweeping: planning where values are about to change, as a Stable-Baselines3 agent."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
+
+from mbrl_wrappers.checks import at_least, within
+from sb3_ext.agents.tabular_agent import TabularAgent
+from sb3_ext.agents.tabular_policy import TabularPolicy
+
+
+class PriorityQueue:
+    """Pairs by priority, highest first; of equal ones the first that came. A pair is in it once."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, int]] = []
+        self._current: dict[int, float] = {}
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def push(self, pair: int, priority: float) -> None:
+        """Put a pair in, or raise its priority; a lower one than it has changes nothing."""
+        if priority <= self._current.get(pair, -1.0):
+            return
+        self._current[pair] = priority
+        self._arrivals += 1
+        heapq.heappush(self._heap, (-priority, self._arrivals, pair))
+
+    def pop(self) -> int:
+        """Take out the pair of the highest priority."""
+        while True:
+            negative, _, pair = heapq.heappop(self._heap)
+            # An entry whose priority was raised since lies deeper in the heap and is passed over.
+            if self._current.get(pair) == -negative:
+                del self._current[pair]
+                return pair
+
+
+class PrioritizedSweeping(TabularAgent):
+    r"""Prioritized sweeping (Sutton and Barto 2018, section 8.4; Moore and Atkeson 1993).
+
+    A real step is remembered, and its pair enters a queue with the priority
+
+    .. math:: P = |r + \gamma \max_{a'} Q(s', a') - Q(s, a)|
+
+    if that exceeds ``threshold``; as in the book it has no update of its own. Then up to ``planning_steps`` times the
+    first pair of the queue is updated, and every pair that is remembered to lead to its state enters with its own
+    priority. So planning works backwards from surprises, and no step is spent where nothing would change. Where several
+    outcomes of a pair are kept, the target is their mean.
+
+    Args:
+        policy: ``"TabularPolicy"``.
+        env: Discrete observations and actions; one or several.
+        learning_rate: alpha, or a schedule.
+        gamma: discount.
+        planning_steps: the most updates per real transition, at least 1.
+        threshold: the least priority that is worth an update.
+        **arguments: as in :class:`~sb3_ext.agents.DynaQ`.
+
+    Raises:
+        TypeError: for spaces that are not Discrete, naming what to do instead, and for VecNormalize.
+        ValueError: for impossible numbers.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[TabularPolicy] = "TabularPolicy",
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 0.5,
+        gamma: float = 0.95,
+        planning_steps: int = 50,
+        *,
+        threshold: float = 1e-4,
+        **arguments: Any,
+    ) -> None:
+        self.threshold = within("threshold", threshold, 0.0)
+        self.queue = PriorityQueue()
+        self._predecessors: dict[int, set[int]] | None = None
+        super().__init__(policy, env, learning_rate, gamma, at_least("planning_steps", planning_steps), **arguments)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._predecessors = None
+
+    def _update_from_step(self, pair: int, reward: float, next_state: int, alive: float) -> float:
+        """Only measures the error: the pair's update comes from the queue."""
+        best = max(self._tables.q[next_state * self._num_actions : (next_state + 1) * self._num_actions])
+        return float(reward + self.gamma * alive * best - self._tables.q[pair])
+
+    def _plan(self, state: int, pair: int) -> tuple[float, int]:
+        self._link(pair)
+        self._enqueue(pair)
+        total, updates = 0.0, 0
+        while len(self.queue) and updates < self.planning_steps:
+            first = self.queue.pop()
+            error = self._error(first)
+            self._tables.q[first] += self._step_size * error
+            total, updates = total + abs(error), updates + 1
+            for before in self._leading_to(first // self._num_actions):
+                self._enqueue(before)
+        return total, updates
+
+    def _enqueue(self, pair: int) -> None:
+        priority = abs(self._error(pair))
+        if priority > self.threshold:
+            self.queue.push(pair, priority)
+
+    def _error(self, pair: int) -> float:
+        """The remembered target of a pair, less its value."""
+        t, actions, slots = self._tables, self._num_actions, self._slots(pair)
+        target = 0.0
+        for slot in slots:
+            best = max(t.q[t.next_state[slot] * actions : (t.next_state[slot] + 1) * actions])
+            target += t.reward[slot] + self.gamma * t.alive[slot] * best
+        return float(target / len(slots) - t.q[pair])
+
+    # --- who leads where --------------------------------------------------------------------------------------------
+
+    def _leading_to(self, state: int) -> list[int]:
+        """The pairs that are remembered to lead to a state and to go on, in ascending order."""
+        found = self._linked().get(state, set())
+        found.difference_update([pair for pair in found if not self._leads(pair, state)])
+        return sorted(found)
+
+    def _leads(self, pair: int, state: int) -> bool:
+        t = self._tables
+        return any(t.next_state[slot] == state and t.alive[slot] for slot in self._slots(pair))
+
+    def _link(self, pair: int) -> None:
+        """Note where the newest outcome of a pair leads."""
+        newest = (self._tables.tries[pair] - 1) % self.outcomes_kept
+        self._linked().setdefault(self._tables.next_state[pair * self.outcomes_kept + newest], set()).add(pair)
+
+    def _linked(self) -> dict[int, set[int]]:
+        """For each state the pairs that led to it at some time; found anew after an agent was loaded."""
+        if self._predecessors is None:
+            self._predecessors = {}
+            for pair in np.flatnonzero(self._arrays.tries).tolist():
+                for slot in self._slots(pair):
+                    self._predecessors.setdefault(self._tables.next_state[slot], set()).add(pair)
+        return self._predecessors
+
+    def _slots(self, pair: int) -> range:
+        """Where the outcomes of a pair are."""
+        first = pair * self.outcomes_kept
+        return range(first, first + min(self._tables.tries[pair], self.outcomes_kept))
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """As SB3's; what leads where is found anew."""
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._predecessors = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_predecessors"]
