@@ -1,0 +1,34 @@
+"""Arrays that grow row by row."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class GrowingArray(Generic[Scalar]):
+    """Rows that are appended in amortised constant time.
+
+    Args:
+        first: the first row, which gives all others their shape and type.
+    """
+
+    def __init__(self, first: NDArray[Scalar]) -> None:
+        self._rows: NDArray[Scalar] = np.repeat(first[None], 64, 0)
+        self._count = 1
+
+    @property
+    def rows(self) -> NDArray[Scalar]:
+        """All rows so far, a view that may be written to; the next ``append`` may leave it behind."""
+        return self._rows[: self._count]
+
+    def append(self, row: Any) -> None:
+        """Add one row."""
+        if self._count == len(self._rows):
+            self._rows = np.concatenate([self._rows, self._rows])
+        self._rows[self._count] = row
+        self._count += 1

@@ -1,0 +1,172 @@
+"""The same planners by OMPL (Sucan, Moll and Kavraki 2012), an optional library: extra ``ompl``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controllers.tree.collision import Checker
+from controllers.tree.planner import DRAWS_PER_NODE, EXACT, GeometricPlanner, Grown, metric_ends
+from controllers.tree.rrt import RRT
+from controllers.tree.rrt_connect import RRTConnect
+from controllers.tree.rrt_star import RRTStar
+from controllers.tree.space import MotionProblem, Points
+from mbrl_wrappers.optional import require
+
+
+def grow_with_ompl(planner: GeometricPlanner, checker: Checker, rng: np.random.Generator) -> Grown:
+    """Plan by the OMPL planner of the same name, in metric coordinates.
+
+    Edges are checked by the same rule as ours, many points at a time. RRT and RRT-Connect stop as ours do, RRT* after
+    ``max_nodes`` draws. OMPL's random numbers are seeded for the whole process. The nodes of RRT-Connect come as one
+    tree from the start.
+
+    Args:
+        planner: its numbers.
+        checker: of points and edges.
+        rng: source of OMPL's seed.
+
+    Raises:
+        ImportError: without OMPL.
+        TypeError: for a planner that OMPL has no counterpart of.
+    """
+    base, util = require("ompl.base", extra="ompl"), require("ompl.util", extra="ompl")
+    level = util.getLogLevel()
+    # OMPL shouts that a second seed in one process has no effect. It has, for what is built after it.
+    util.setLogLevel(util.LogLevel.LOG_NONE)
+    try:
+        util.RNG.setSeed(int(rng.integers(1, 2**31)))
+        return _grow(base, planner, checker)
+    finally:
+        util.setLogLevel(level)
+
+
+def _grow(base: Any, planner: GeometricPlanner, checker: Checker) -> Grown:
+    region = checker.region
+    assert isinstance(region, MotionProblem)
+    setup = _setup(base, planner, checker)
+    own = _planner(planner, setup.getSpaceInformation(), planner.step_in(region))
+    setup.setPlanner(own)
+    budget = _Budget(planner)
+    setup.getSpaceInformation().setMotionValidator(_validator(base, setup.getSpaceInformation(), checker, budget))
+    status = setup.solve(base.PlannerTerminationCondition(budget.is_spent))
+    nodes, parents, costs = _tree(base, setup, region.dimensions)
+    if status == base.PlannerStatus.EXACT_SOLUTION:
+        path = _points(setup.getSolutionPath().getStates(), region.dimensions)
+    else:
+        path = _nearest_approach(nodes, parents, metric_ends(checker)[1])
+    return Grown(path, nodes, parents, costs, budget.draws)
+
+
+class _Budget:
+    """Counts what OMPL does, and says when it has done enough."""
+
+    def __init__(self, planner: GeometricPlanner) -> None:
+        self._nodes = planner.max_nodes
+        self._most = planner.max_nodes if isinstance(planner, RRTStar) else DRAWS_PER_NODE * planner.max_nodes
+        self._counts_edges = not isinstance(planner, RRTStar)  # those of RRT* may be rewired
+        self.draws = self.edges = 0
+
+    def is_spent(self) -> bool:
+        self.draws += 1
+        return self.draws > self._most or (self._counts_edges and self.edges + 1 >= self._nodes)
+
+
+def _setup(base: Any, planner: GeometricPlanner, checker: Checker) -> Any:
+    """Space, start and goal."""
+    geometric = require("ompl.geometric", extra="ompl")
+    region = checker.region
+    space, bounds = base.RealVectorStateSpace(region.dimensions), base.RealVectorBounds(region.dimensions)
+    for place, (low, high) in enumerate(zip(region.to_metric(region.low), region.to_metric(region.high), strict=True)):
+        bounds.setLow(place, float(low))
+        bounds.setHigh(place, float(high))
+    space.setBounds(bounds)
+    setup = geometric.SimpleSetup(space)
+    setup.setStateValidityChecker(
+        lambda state: bool(checker.points_valid(_points([state], checker.region.dimensions))[0])
+    )
+    ends = []
+    for point in metric_ends(checker):
+        state = space.allocState()
+        for place, number in enumerate(point):
+            state[place] = float(number)
+        ends.append(state)
+    setup.setStartAndGoalStates(*ends, max(planner.tolerance, EXACT * region.diagonal))
+    return setup
+
+
+def _planner(planner: GeometricPlanner, information: Any, step: float) -> Any:
+    """OMPL's planner with the numbers of ours."""
+    geometric = require("ompl.geometric", extra="ompl")
+    own: Any
+    if isinstance(planner, RRTStar):
+        own = geometric.RRTstar(information)
+        own.setGoalBias(planner.goal_bias)
+        own.setKNearest(False)
+        own.setRewireFactor(planner.radius_factor)
+        own.setInformedSampling(planner.informed)
+    elif isinstance(planner, RRT):
+        own = geometric.RRT(information)
+        own.setGoalBias(planner.goal_bias)
+    elif isinstance(planner, RRTConnect):
+        own = geometric.RRTConnect(information)
+    else:
+        raise TypeError(f"OMPL has no counterpart of {type(planner).__name__}: plan with backend='own'.")
+    own.setRange(step)
+    return own
+
+
+def _validator(base: Any, information: Any, checker: Checker, budget: _Budget) -> Any:
+    """Our edge check as OMPL's."""
+    size = checker.region.dimensions
+
+    class Validator(base.MotionValidator):  # type: ignore[misc]
+        def checkMotion(self, first: Any, second: Any, last_valid: Any = None) -> bool:
+            ends = _points([first, second], size)
+            free = checker.edge_valid(ends[0], ends[1])
+            budget.edges += free
+            return free
+
+    return Validator(information)
+
+
+def _points(states: Any, size: int) -> Points:
+    """OMPL states as ``(B, D)``."""
+    return np.array([[state[place] for place in range(size)] for state in states], np.float64)
+
+
+def _tree(base: Any, setup: Any, size: int) -> tuple[Points, NDArray[np.int64], Points]:
+    """Nodes, parents and costs; the start comes first."""
+    data = base.PlannerData(setup.getSpaceInformation())
+    setup.getPlannerData(data)
+    count = data.numVertices()
+    places = _points([data.getVertex(index).getState() for index in range(count)], size)
+    beside: list[list[int]] = [[] for _ in range(count)]
+    for index in range(count):
+        for other in data.getEdges(index):
+            beside[index].append(other)
+            beside[other].append(index)
+    # Edges of a tree from the goal point the other way, so that directions are found anew from the start.
+    start = data.getStartIndex(0)
+    order, above = [start], {start: -1}
+    for index in order:
+        for other in beside[index]:
+            if other not in above:
+                above[other] = index
+                order.append(other)
+    number = {index: place for place, index in enumerate(order)}
+    parents = np.array([number[above[index]] if above[index] >= 0 else -1 for index in order], np.int64)
+    nodes, costs = places[order], np.zeros(len(order))
+    for place in range(1, len(order)):
+        costs[place] = costs[parents[place]] + np.linalg.norm(nodes[place] - nodes[parents[place]])
+    return nodes, parents, costs
+
+
+def _nearest_approach(nodes: Points, parents: NDArray[np.int64], goal: Points) -> Points:
+    """The way ``(M, D)`` from the start to the node nearest to ``goal (D,)``."""
+    indices = [int(np.linalg.norm(nodes - goal, axis=1).argmin())]
+    while (parent := int(parents[indices[-1]])) >= 0:
+        indices.append(parent)
+    return nodes[indices[::-1]]
