@@ -17,10 +17,14 @@ from controllers.shooting.gradient import GradientShooting
 from controllers.shooting.icem import ICEM
 from controllers.shooting.mppi import MPPI
 from controllers.shooting.random_shooting import RandomShooting
+from controllers.trajectory.ilqr import ILQR
+from controllers.trajectory.lqr import LQR
 
 __all__ = [
     "CEM",
     "ICEM",
+    "ILQR",
+    "LQR",
     "MPPI",
     "CVaR",
     "GradientShooting",

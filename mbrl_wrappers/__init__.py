@@ -11,6 +11,7 @@ from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
 from mbrl_wrappers.models.mujoco import MujocoModel
 from mbrl_wrappers.models.tabular import TabularModel
+from mbrl_wrappers.models.with_reward import WithReward
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.rollout import branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
@@ -44,6 +45,7 @@ __all__ = [
     "Trainer",
     "TransitionStore",
     "Transitions",
+    "WithReward",
     "branched_rollout",
     "load",
     "save",

@@ -6,5 +6,14 @@ from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
 from mbrl_wrappers.models.mujoco import MujocoModel
 from mbrl_wrappers.models.tabular import TabularModel
+from mbrl_wrappers.models.with_reward import WithReward
 
-__all__ = ["ClonedEnvModel", "EnsembleDynamics", "EnsembleOptions", "FunctionModel", "MujocoModel", "TabularModel"]
+__all__ = [
+    "ClonedEnvModel",
+    "EnsembleDynamics",
+    "EnsembleOptions",
+    "FunctionModel",
+    "MujocoModel",
+    "TabularModel",
+    "WithReward",
+]

@@ -54,3 +54,11 @@ class FunctionModel:
         """Advance every row with model actions ``(B, A)``."""
         next_obs, reward, terminated = self._step_fn(state.obs, self.codec.decode(action))
         return FunctionState(next_obs), Prediction(next_obs, reward, terminated)
+
+    def state_vector(self, state: FunctionState) -> Tensor:
+        """The observation ``(B, O)``."""
+        return state.obs
+
+    def with_state_vector(self, state: FunctionState, vector: Tensor) -> FunctionState:
+        """The state at the observation ``vector (B, O)``."""
+        return FunctionState(vector)

@@ -1,0 +1,1 @@
+"""Planners that use derivatives of the dynamics along a trajectory."""

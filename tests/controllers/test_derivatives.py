@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from torch import Tensor
+
+from controllers import ILQR, PlanningProblem
+from controllers.trajectory.coordinates import Rollout, VectorProblem, open_loop
+from controllers.trajectory.derivatives import Expansion, choose_method, expand, nearest_positive
+from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
+from tests.controllers.scripted import Members
+
+SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+
+def bent(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``x' = (sin x0 + u0 x1, x1 + u1^2)``, ``r = -(x0^2 + 3 x0 u0 + 5 u0^2 + u1^4)``; ends where ``x0' > 0.9``."""
+    (x0, x1), (u0, u1) = obs.unbind(1), action.unbind(1)
+    following = th.stack([th.sin(x0) + u0 * x1, x1 + u1 * u1], 1)
+    return following, -(x0 * x0 + 3 * x0 * u0 + 5 * u0 * u0 + u1**4), following[:, 0] > 0.9
+
+
+def bent_model(bound: float = 1.0) -> FunctionModel:
+    return FunctionModel(SPACE, spaces.Box(-bound, bound, (2,), np.float32), bent)
+
+
+def task_of(problem: PlanningProblem[Any]) -> VectorProblem:
+    return VectorProblem(problem, ILQR(), th.Generator().manual_seed(0))
+
+
+def expanded(problem: PlanningProblem[Any], actions: Tensor, method: Any) -> tuple[Rollout, Expansion]:
+    """Along ``actions (N, H, A)``."""
+    task = task_of(problem)
+    trajectory = open_loop(task, actions[:, None])
+    return trajectory, expand(task, trajectory, method)
+
+
+@pytest.mark.parametrize("method", ["finite", "autograd"])
+def test_derivatives_are_those_of_the_formula(method: str) -> None:
+    start = th.tensor([[0.3, -0.5], [-0.2, 0.7]], dtype=th.float64)
+    actions = th.tensor([[[0.1, 0.4], [0.3, -0.2]], [[-0.6, 0.5], [0.2, 0.3]]], dtype=th.float64)
+    trajectory, expansion = expanded(PlanningProblem(bent_model(), start, 2), actions, method)
+    for t in range(2):
+        for n in range(2):
+            (x0, x1), (u0, u1) = trajectory.vectors[t, n].tolist(), actions[n, t].tolist()
+            jacobian = [[math.cos(x0), u0, x1, 0], [0, 1, 0, 2 * u1]]
+            gradient = [2 * x0 + 3 * u0, 0, 3 * x0 + 10 * u0, 4 * u1**3]
+            hessian = th.zeros(4, 4, dtype=th.float64)
+            hessian[0, 0], hessian[2, 2], hessian[0, 2], hessian[2, 0], hessian[3, 3] = 2, 10, 3, 3, 12 * u1 * u1
+            th.testing.assert_close(expansion.jacobian[t, n], th.tensor(jacobian).double(), rtol=0, atol=1e-6)
+            th.testing.assert_close(expansion.gradient[t, n], th.tensor(gradient).double(), rtol=0, atol=1e-6)
+            th.testing.assert_close(expansion.hessian[t, n], hessian, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["finite", "autograd"])
+def test_derivatives_at_a_bound_are_not_halved_by_the_clamp(method: str) -> None:
+    start, actions = th.zeros(1, 2, dtype=th.float64) + 0.5, th.tensor([[[1.0, -1.0]]], dtype=th.float64)
+    _, expansion = expanded(PlanningProblem(bent_model(0.3), start, 1), actions, method)
+    # In model actions: u = 0.3 a.
+    wanted = [[math.cos(0.5), 0.3, 0.5 * 0.3, 0], [0, 1, 0, 2 * -0.3 * 0.3]]
+    th.testing.assert_close(expansion.jacobian[0, 0], th.tensor(wanted).double(), rtol=0, atol=1e-4)
+    # The gradient is brought back to the bound itself.
+    wanted = [1 + 3 * 0.3, 0, 0.3 * (1.5 + 3), 0.3 * 4 * -(0.3**3)]
+    th.testing.assert_close(expansion.gradient[0, 0], th.tensor(wanted).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["finite", "autograd"])
+def test_the_value_at_the_horizon_is_part_of_the_last_reward(method: str) -> None:
+    start, actions = th.tensor([[0.3, -0.5]], dtype=th.float64), th.zeros(1, 2, 2, dtype=th.float64) + 0.1
+    problem = PlanningProblem(bent_model(), start, 2, discount=0.5, terminal_value=lambda obs: -4 * obs[:, 1] ** 2)
+    _, with_value = expanded(problem, actions, method)
+    trajectory, without = expanded(PlanningProblem(bent_model(), start, 2), actions, method)
+    assert (with_value.gradient[0] == without.gradient[0]).all()
+    # minus 0.5 * -4 (x1 + u1^2)^2 differentiated by x1
+    after = trajectory.vectors[1, 0, 1] + 0.01
+    added = (with_value.gradient - without.gradient)[1, 0]
+    th.testing.assert_close(added, th.stack([0 * after, 4 * after, 0 * after, 4 * after * 0.2]), rtol=0, atol=1e-6)
+
+
+def test_nothing_counts_after_a_termination() -> None:
+    start, actions = th.tensor([[0.5, 0.8]], dtype=th.float64), th.full((1, 4, 2), 0.6, dtype=th.float64)
+    trajectory, expansion = expanded(PlanningProblem(bent_model(), start, 4), actions, "autograd")
+    assert trajectory.counts[:, 0].tolist() == [True, False, False, False]  # 0.48 + 0.6 * 0.8 > 0.9
+    for part in expansion:
+        assert part[0].any()
+        assert not part[1:].any()
+
+
+def test_what_is_not_finite_counts_as_zero() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # The root has an infinite derivative at zero.
+        return obs + action, -obs.abs().sqrt().sum(1) - action.square().sum(1), th.zeros(len(obs), dtype=th.bool)
+
+    model = FunctionModel(SPACE, spaces.Box(-1, 1, (2,), np.float32), step)
+    problem = PlanningProblem(model, th.zeros(1, 2, dtype=th.float64), 2)
+    _, expansion = expanded(problem, th.full((1, 2, 2), 0.5, dtype=th.float64), "autograd")
+    assert all(part.isfinite().all() for part in expansion)
+    assert not expansion.jacobian[0].any()
+    assert expansion.jacobian[1].any()
+
+
+def test_differences_are_one_call_of_the_model_and_repeat() -> None:
+    rows: list[int] = []
+
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows.append(len(obs))
+        return bent(obs, action)
+
+    model = FunctionModel(SPACE, spaces.Box(-1, 1, (2,), np.float32), step)
+    task = task_of(PlanningProblem(model, th.zeros(3, 2, dtype=th.float64), 5))
+    trajectory = open_loop(task, th.zeros(3, 1, 5, 2, dtype=th.float64))
+    rows.clear()
+    expand(task, trajectory, "finite")
+    assert rows == [(4 * 4 + 3 * 4 + 1) * 3 * 5]
+
+
+def test_the_nearest_positive_matrix_loses_its_negative_eigenvalues_only() -> None:
+    turn = th.linalg.qr(th.randn(3, 3, generator=th.Generator().manual_seed(0), dtype=th.float64))[0]
+    indefinite = turn @ th.diag(th.tensor([2.0, -1.0, 0.5], dtype=th.float64)) @ turn.T
+    wanted = turn @ th.diag(th.tensor([2.0, 0.0, 0.5], dtype=th.float64)) @ turn.T
+    fine = th.diag(th.tensor([1.0, 2.0, 0.0], dtype=th.float64))
+    projected = nearest_positive(th.stack([indefinite, fine]))
+    th.testing.assert_close(projected[0], wanted)
+    assert (projected[1] == fine).all()
+
+
+def method_of(model: Any, derivatives: Any = "auto") -> str:
+    return choose_method(task_of(PlanningProblem(model, th.zeros(2, 2), 3)), derivatives)
+
+
+def test_auto_differentiates_where_gradients_flow() -> None:
+    space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def through_numpy(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return bent(th.from_numpy(obs.numpy()), action)
+
+    def cut(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return bent(obs.detach(), action.detach())
+
+    def same_reward(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return bent(obs, action)[0], th.ones(len(obs)), th.zeros(len(obs), dtype=th.bool)
+
+    assert method_of(bent_model()) == "autograd"
+    assert method_of(bent_model(), "finite") == "finite"
+    for step in (through_numpy, cut, same_reward):
+        model = FunctionModel(SPACE, space, step)
+        assert method_of(model) == "finite"
+        with pytest.raises(TypeError, match="No gradient flows through FunctionModel .*use derivatives='finite'"):
+            method_of(model, "autograd")
+
+
+def test_precision_is_float64_where_the_model_takes_it() -> None:
+    weights = th.eye(2)  # float32
+
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return obs @ weights, obs.sum(1), th.zeros(len(obs), dtype=th.bool)
+
+    space = spaces.Box(-1, 1, (2,), np.float32)
+    assert task_of(PlanningProblem(bent_model(), th.zeros(1, 2), 3)).dtype == th.float64
+    assert task_of(PlanningProblem(FunctionModel(SPACE, space, step), th.zeros(1, 2), 3)).dtype == th.float32
+    float32_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    ensemble = EnsembleDynamics(float32_space, space, num_members=2, num_elites=2, hidden=(8,), device="cpu")
+    assert task_of(PlanningProblem(ensemble, th.zeros(1, 2), 3)).precision == th.float32
+
+
+@pytest.mark.parametrize("method", ["finite", "autograd"])
+def test_an_ensemble_has_derivatives(method: str) -> None:
+    space = spaces.Box(-1, 1, (2,), np.float32)
+    model = EnsembleDynamics(
+        spaces.Box(-np.inf, np.inf, (2,), np.float32),
+        space,
+        num_members=2,
+        num_elites=2,
+        hidden=(16,),
+        propagation="mean",
+        device="cpu",
+    )
+    problem = PlanningProblem(model, th.tensor([[0.3, -0.2]]), 3)
+    _, expansion = expanded(problem, th.full((1, 3, 2), 0.2), method)
+    _, reference = expanded(problem, th.full((1, 3, 2), 0.2), "autograd")
+    th.testing.assert_close(expansion.jacobian, reference.jacobian, rtol=0, atol=2e-3)
+    th.testing.assert_close(expansion.gradient, reference.gradient, rtol=0, atol=2e-3)
+
+
+def test_a_model_without_coordinates_says_what_to_do() -> None:
+    model: Any = Members(0.5)
+    with pytest.raises(TypeError, match="Members offers none: give it state_vector"):
+        task_of(PlanningProblem(model, th.zeros(1, 1), 3))
