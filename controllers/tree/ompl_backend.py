@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controllers.tree.collision import Checker
-from controllers.tree.planner import DRAWS_PER_NODE, EXACT, GeometricPlanner, Grown, metric_ends
-from controllers.tree.rrt import RRT
-from controllers.tree.rrt_connect import RRTConnect
-from controllers.tree.rrt_star import RRTStar
+from controllers.tree.outcome import DRAWS_PER_NODE, EXACT, Grown, metric_ends
 from controllers.tree.space import MotionProblem, Points
 from mbrl_wrappers.optional import require
 
 
-def grow_with_ompl(planner: GeometricPlanner, checker: Checker, rng: np.random.Generator) -> Grown:
+class OmplRequest(NamedTuple):
+    """What is asked of OMPL.
+
+    Attributes:
+        planner: name of the class in ``ompl.geometric``.
+        settings: its setters and what they are called with.
+        step: longest edge.
+        tolerance: distance from the goal at which a path may end.
+        max_nodes: when to stop.
+        rewires: whether edges are replaced by others, so that their number says nothing of the nodes.
+    """
+
+    planner: str
+    settings: tuple[tuple[str, float | bool], ...]
+    step: float
+    tolerance: float
+    max_nodes: int
+    rewires: bool = False
+
+
+def grow_with_ompl(request: OmplRequest, checker: Checker, rng: np.random.Generator) -> Grown:
     """Plan by the OMPL planner of the same name, in metric coordinates.
 
     Edges are checked by the same rule as ours, many points at a time. RRT and RRT-Connect stop as ours do, RRT* after
@@ -24,13 +41,12 @@ def grow_with_ompl(planner: GeometricPlanner, checker: Checker, rng: np.random.G
     tree from the start.
 
     Args:
-        planner: its numbers.
+        request: the planner and its numbers.
         checker: of points and edges.
         rng: source of OMPL's seed.
 
     Raises:
         ImportError: without OMPL.
-        TypeError: for a planner that OMPL has no counterpart of.
     """
     base, util = require("ompl.base", extra="ompl"), require("ompl.util", extra="ompl")
     level = util.getLogLevel()
@@ -38,18 +54,18 @@ def grow_with_ompl(planner: GeometricPlanner, checker: Checker, rng: np.random.G
     util.setLogLevel(util.LogLevel.LOG_NONE)
     try:
         util.RNG.setSeed(int(rng.integers(1, 2**31)))
-        return _grow(base, planner, checker)
+        return _grow(base, request, checker)
     finally:
         util.setLogLevel(level)
 
 
-def _grow(base: Any, planner: GeometricPlanner, checker: Checker) -> Grown:
+def _grow(base: Any, request: OmplRequest, checker: Checker) -> Grown:
     region = checker.region
     assert isinstance(region, MotionProblem)
-    setup = _setup(base, planner, checker)
-    own = _planner(planner, setup.getSpaceInformation(), planner.step_in(region))
+    setup = _setup(base, request, checker)
+    own = _planner(request, setup.getSpaceInformation())
     setup.setPlanner(own)
-    budget = _Budget(planner)
+    budget = _Budget(request)
     setup.getSpaceInformation().setMotionValidator(_validator(base, setup.getSpaceInformation(), checker, budget))
     status = setup.solve(base.PlannerTerminationCondition(budget.is_spent))
     nodes, parents, costs = _tree(base, setup, region.dimensions)
@@ -63,18 +79,18 @@ def _grow(base: Any, planner: GeometricPlanner, checker: Checker) -> Grown:
 class _Budget:
     """Counts what OMPL does, and says when it has done enough."""
 
-    def __init__(self, planner: GeometricPlanner) -> None:
-        self._nodes = planner.max_nodes
-        self._most = planner.max_nodes if isinstance(planner, RRTStar) else DRAWS_PER_NODE * planner.max_nodes
-        self._counts_edges = not isinstance(planner, RRTStar)  # those of RRT* may be rewired
+    def __init__(self, request: OmplRequest) -> None:
+        self._request = request
+        self._most = request.max_nodes * (1 if request.rewires else DRAWS_PER_NODE)
         self.draws = self.edges = 0
 
     def is_spent(self) -> bool:
         self.draws += 1
-        return self.draws > self._most or (self._counts_edges and self.edges + 1 >= self._nodes)
+        full = not self._request.rewires and self.edges + 1 >= self._request.max_nodes
+        return full or self.draws > self._most
 
 
-def _setup(base: Any, planner: GeometricPlanner, checker: Checker) -> Any:
+def _setup(base: Any, request: OmplRequest, checker: Checker) -> Any:
     """Space, start and goal."""
     geometric = require("ompl.geometric", extra="ompl")
     region = checker.region
@@ -93,28 +109,16 @@ def _setup(base: Any, planner: GeometricPlanner, checker: Checker) -> Any:
         for place, number in enumerate(point):
             state[place] = float(number)
         ends.append(state)
-    setup.setStartAndGoalStates(*ends, max(planner.tolerance, EXACT * region.diagonal))
+    setup.setStartAndGoalStates(*ends, max(request.tolerance, EXACT * region.diagonal))
     return setup
 
 
-def _planner(planner: GeometricPlanner, information: Any, step: float) -> Any:
+def _planner(request: OmplRequest, information: Any) -> Any:
     """OMPL's planner with the numbers of ours."""
-    geometric = require("ompl.geometric", extra="ompl")
-    own: Any
-    if isinstance(planner, RRTStar):
-        own = geometric.RRTstar(information)
-        own.setGoalBias(planner.goal_bias)
-        own.setKNearest(False)
-        own.setRewireFactor(planner.radius_factor)
-        own.setInformedSampling(planner.informed)
-    elif isinstance(planner, RRT):
-        own = geometric.RRT(information)
-        own.setGoalBias(planner.goal_bias)
-    elif isinstance(planner, RRTConnect):
-        own = geometric.RRTConnect(information)
-    else:
-        raise TypeError(f"OMPL has no counterpart of {type(planner).__name__}: plan with backend='own'.")
-    own.setRange(step)
+    own = getattr(require("ompl.geometric", extra="ompl"), request.planner)(information)
+    own.setRange(request.step)
+    for setter, value in request.settings:
+        getattr(own, setter)(value)
     return own
 
 

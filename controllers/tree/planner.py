@@ -5,49 +5,23 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Generator
 
 from controllers.tree.collision import Checker
 from controllers.tree.draws import numpy_stream
-from controllers.tree.growth import Tree
+from controllers.tree.ompl_backend import OmplRequest, grow_with_ompl
+from controllers.tree.outcome import EXACT, Grown
 from controllers.tree.path import MotionPlan, MotionReport
-from controllers.tree.space import MotionProblem, Points
+from controllers.tree.space import MotionProblem
 from mbrl_wrappers.checks import at_least, within
 
 Backend = Literal["own", "ompl"]
 """Who plans: this library, or OMPL (extra ``ompl``)."""
 
 STEP_SHARE = 0.05  # of the diagonal, when no step is given
-DRAWS_PER_NODE = 20  # a planner gives up when it has drawn this many points per node it may have
-
-EXACT = 1e-12  # share of the diagonal within which a path ends exactly at the goal
-
-
-class Grown(NamedTuple):
-    """What a planner has found, in metric coordinates.
-
-    Attributes:
-        path: ``(M, D)`` from the start to the goal or to where the planner came nearest.
-        nodes: ``(n, D)``.
-        parents: ``(n,)``, -1 for a root.
-        costs: ``(n,)`` from each node's root.
-        iterations: points drawn.
-    """
-
-    path: Points
-    nodes: Points
-    parents: NDArray[np.int64]
-    costs: Points
-    iterations: int
-
-
-def grown(tree: Tree, end: int, iterations: int) -> Grown:
-    """The outcome of a single tree whose path ends at the node ``end``."""
-    return Grown(tree.chain(end), tree.points.copy(), tree.parents.copy(), tree.costs.copy(), iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +64,7 @@ class GeometricPlanner(ABC):
         started = time.perf_counter()
         checker, rng = Checker(problem), numpy_stream(generator)
         if self.backend == "ompl":
-            from controllers.tree.ompl_backend import grow_with_ompl
-
-            found = grow_with_ompl(self, checker, rng)
+            found = grow_with_ompl(self._for_ompl(problem), checker, rng)
         else:
             found = self._grow(checker, rng)
         return self._plan(checker, found, started)
@@ -109,6 +81,10 @@ class GeometricPlanner(ABC):
     @abstractmethod
     def _grow(self, checker: Checker, rng: np.random.Generator) -> Grown:
         """Plan in metric coordinates."""
+
+    @abstractmethod
+    def _for_ompl(self, problem: MotionProblem) -> OmplRequest:
+        """OMPL's planner of this kind and its numbers."""
 
     def _plan(self, checker: Checker, found: Grown, started: float) -> MotionPlan:
         problem = checker.region
@@ -128,15 +104,3 @@ class GeometricPlanner(ABC):
             costs=found.costs,
             report=MotionReport(found.iterations, checker.points, time.perf_counter() - started, checker.seconds),
         )
-
-
-def metric_ends(checker: Checker) -> tuple[Points, Points]:
-    """Start and goal in metric coordinates."""
-    problem = checker.region
-    assert isinstance(problem, MotionProblem)
-    return problem.to_metric(problem.start), problem.to_metric(problem.goal)
-
-
-def length(edge: Points) -> float:
-    """The Euclidean length of one vector ``(D,)``."""
-    return float(np.sqrt(edge @ edge))

@@ -9,7 +9,10 @@ import numpy as np
 from controllers.tree.collision import Checker
 from controllers.tree.draws import UniformPoints
 from controllers.tree.growth import Tree, steer
-from controllers.tree.planner import DRAWS_PER_NODE, GeometricPlanner, Grown, grown, length, metric_ends
+from controllers.tree.ompl_backend import OmplRequest
+from controllers.tree.outcome import DRAWS_PER_NODE, Grown, grown, length, metric_ends
+from controllers.tree.planner import GeometricPlanner
+from controllers.tree.space import MotionProblem
 from mbrl_wrappers.checks import within
 
 
@@ -73,3 +76,8 @@ class RRT(GeometricPlanner):
                 if distance and checker.edge_valid(tree.points[near], point):
                     added = tree.add(point, near)
             node = added
+
+    def _for_ompl(self, problem: MotionProblem) -> OmplRequest:
+        return OmplRequest(
+            "RRT", (("setGoalBias", self.goal_bias),), self.step_in(problem), self.tolerance, self.max_nodes
+        )

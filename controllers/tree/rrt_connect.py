@@ -9,8 +9,10 @@ import numpy as np
 from controllers.tree.collision import Checker
 from controllers.tree.draws import UniformPoints
 from controllers.tree.growth import Tree, steer
-from controllers.tree.planner import DRAWS_PER_NODE, GeometricPlanner, Grown, length, metric_ends
-from controllers.tree.space import Points
+from controllers.tree.ompl_backend import OmplRequest
+from controllers.tree.outcome import DRAWS_PER_NODE, Grown, length, metric_ends
+from controllers.tree.planner import GeometricPlanner
+from controllers.tree.space import MotionProblem, Points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,9 @@ class RRTConnect(GeometricPlanner):
             if other is not None:
                 bridge = (node, other) if grows == 0 else (other, node)
         return _joined(trees, bridge, goal, iterations)
+
+    def _for_ompl(self, problem: MotionProblem) -> OmplRequest:
+        return OmplRequest("RRTConnect", (), self.step_in(problem), self.tolerance, self.max_nodes)
 
 
 def _extend(tree: Tree, target: Points, step: float, checker: Checker) -> int | None:

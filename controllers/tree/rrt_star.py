@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from controllers.tree.collision import Checker
 from controllers.tree.draws import InformedPoints, UniformPoints, unit_ball_volume
 from controllers.tree.growth import Tree, steer
-from controllers.tree.planner import DRAWS_PER_NODE, Grown, grown, length, metric_ends
+from controllers.tree.ompl_backend import OmplRequest
+from controllers.tree.outcome import DRAWS_PER_NODE, Grown, grown, length, metric_ends
 from controllers.tree.rrt import RRT
-from controllers.tree.space import Points, Region
+from controllers.tree.space import MotionProblem, Points, Region
 from mbrl_wrappers.checks import within
 
 SHORT_ENOUGH = 1 + 1e-9  # of the straight line: nothing is left to gain
@@ -75,6 +76,15 @@ class RRTStar(RRT):
             if distance < gap:
                 gap, nearest = distance, node
         return grown(tree, nearest if end is None else end, iterations)
+
+    def _for_ompl(self, problem: MotionProblem) -> OmplRequest:
+        settings = (
+            ("setGoalBias", self.goal_bias),
+            ("setKNearest", False),
+            ("setRewireFactor", self.radius_factor),
+            ("setInformedSampling", self.informed),
+        )
+        return OmplRequest("RRTstar", settings, self.step_in(problem), self.tolerance, self.max_nodes, rewires=True)
 
 
 @dataclass
