@@ -19,6 +19,17 @@ from controllers.shooting.mppi import MPPI
 from controllers.shooting.random_shooting import RandomShooting
 from controllers.trajectory.ilqr import ILQR
 from controllers.trajectory.lqr import LQR
+from controllers.tree.closing import close_gap
+from controllers.tree.kinodynamic import KinodynamicRRT
+from controllers.tree.kinodynamic_path import KinodynamicPlan
+from controllers.tree.kinodynamic_problem import KinodynamicProblem
+from controllers.tree.path import MotionPlan, shortcut
+from controllers.tree.rrt import RRT
+from controllers.tree.rrt_connect import RRTConnect
+from controllers.tree.rrt_star import RRTStar
+from controllers.tree.space import MotionProblem
+from controllers.tree.timing import Pace
+from controllers.tree.tracking import LinearDynamics, PathTracker
 
 __all__ = [
     "CEM",
@@ -26,13 +37,22 @@ __all__ = [
     "ILQR",
     "LQR",
     "MPPI",
+    "RRT",
     "CVaR",
     "GradientShooting",
+    "KinodynamicPlan",
+    "KinodynamicProblem",
+    "KinodynamicRRT",
+    "LinearDynamics",
     "MPCPolicy",
     "MPCState",
     "Mean",
     "MeanMinusStd",
+    "MotionPlan",
+    "MotionProblem",
     "Objective",
+    "Pace",
+    "PathTracker",
     "Plan",
     "PlanReport",
     "Planner",
@@ -41,13 +61,17 @@ __all__ = [
     "PlannerProgress",
     "PlanningProblem",
     "Proposals",
+    "RRTConnect",
+    "RRTStar",
     "RandomShooting",
     "Risk",
     "StepReport",
     "TrialReport",
     "WarmStart",
     "Worst",
+    "close_gap",
     "learn_with_planner",
     "load_progress",
     "save_progress",
+    "shortcut",
 ]
