@@ -22,7 +22,7 @@ from controllers import (
     save_progress,
 )
 from mbrl_wrappers import TransitionStore
-from mbrl_wrappers.seeding import spawn_seeds
+from mbrl_wrappers.seeding import seed_at, spawn_seeds
 from scripts.configuration import parse_yaml
 from scripts.env_id import safe_name
 from scripts.evaluation import EVALUATION_SEED_OFFSET
@@ -183,16 +183,15 @@ class PlannerTraining:
     def evaluate(self) -> None:
         """Episodes of the planner with the final model, on an environment of their own."""
         args = self.run.args
-        policy = self.run.policy(self.model.dynamics)
-        policy.seed = args.seed + EVALUATION_SEED_OFFSET
+        policy, seed = self.run.policy(self.model.dynamics), args.seed + EVALUATION_SEED_OFFSET
         with self.clock.measure("evaluation"), closing(self.run.env()) as env, self.stop.listening():
             episodes = []
             for number in range(args.eval_episodes):
-                reset_seed = policy.seed if number == 0 else None
+                policy.seed = seed_at(seed, number)
                 episode = play_planned(
                     env,
                     policy,
-                    reset_seed=reset_seed,
+                    reset_seed=seed if number == 0 else None,
                     max_steps=self.run.learning.trial_steps,
                     before_step=lambda moment: self.stop.received is None,
                 )

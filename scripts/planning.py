@@ -23,7 +23,7 @@ from scripts.phases import PhaseClock
 from scripts.planned_episodes import Moment, PlannedEpisode, ProgressBar, milliseconds, play_planned, shown_to
 from scripts.planner_arguments import PlanArguments
 from scripts.planners import PlannerSettings, read_settings, try_out
-from scripts.planning_policy import build_model, build_policy
+from scripts.planning_policy import build_model, build_policy, trained_on
 from scripts.run_folder import new_run_folder
 from scripts.run_plan import check_device
 from scripts.summary import Evaluation, RunSummary, versions
@@ -55,7 +55,7 @@ def act_on_plans(args: PlanArguments, words: Sequence[str]) -> int:
     flags = {"horizon": args.horizon, "execute": args.execute, "particles": args.particles}
     given = {**args.hyperparams, **({} if args.population is None else {"population": args.population})}
     settings = read_settings(args.planner, args.env, "plan.yml", args.conf_file, given, flags)
-    run = settings.config.run
+    run = {**trained_on(args), **settings.config.run}
     env_kwargs = {**(run.get("env_kwargs") or {}), **args.env_kwargs}
     shown = {**env_kwargs, **({"render_mode": "rgb_array"} if args.video else {})}
     with closing(filmed(make_env(args.env, shown, run.get("env_wrapper")), args.video)) as env:

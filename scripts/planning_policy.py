@@ -13,9 +13,28 @@ from controllers import MPCPolicy, Proposals
 from mbrl_wrappers import ClonedEnvModel, MujocoModel
 from sb3_ext import AgentPolicy, AgentValue
 from scripts.agent_files import find_agent
+from scripts.env_id import registered_id
 from scripts.planner_arguments import PlanArguments
 from scripts.planners import PlannerSettings
 from scripts.run_folder import MODEL_FILE
+from scripts.runs import read_run
+
+
+def trained_on(args: PlanArguments) -> dict[str, Any]:
+    """``env_kwargs`` and ``env_wrapper`` of the run that the model or the agent comes from: what it observes.
+
+    Empty when neither is of a run on this task.
+    """
+    named = ("" if args.model == "true" else args.model, args.terminal_value, args.proposals)
+    for path in (Path(name) for name in named if name):
+        try:
+            summary = read_run(path if path.is_dir() else path.parent).summary
+        except ValueError:
+            continue
+        if registered_id(summary["task"]) == registered_id(args.env):
+            wrapper = summary["hyperparameters"].get("env_wrapper")
+            return {"env_kwargs": summary["env_kwargs"], **({} if wrapper is None else {"env_wrapper": wrapper})}
+    return {}
 
 
 def build_model(args: PlanArguments, env: gym.Env[Any, Any]) -> Any:

@@ -15,7 +15,7 @@ import yaml
 import mbrl_wrappers
 from controllers import CEM, MPCPolicy
 from mbrl_wrappers import EnsembleDynamics
-from scripts import planning, train
+from scripts import planning, train, train_planner
 from scripts.configuration import HYPERPARAMS_FOLDER, parse_yaml
 from scripts.learned_model import check_model_block
 from scripts.plan import main
@@ -166,6 +166,19 @@ def test_an_agent_ends_and_proposes_plans(tmp_path: Path, agents: Path, monkeypa
     assert proposed.objective == {"discount": 0.5}
     asked = summary_in(tmp_path, "Pendulum-v1_cem_2")["hyperparameters"]
     assert (asked["proposals"], asked["num_proposals"]) == (f"{agent}/Pendulum-v1.zip", 3)
+
+
+def test_a_model_is_planned_in_on_the_environment_it_was_learned_on(tmp_path: Path) -> None:
+    words = ["--env", "HalfCheetah-v5", "--trials", "1", "--horizon", "2", "--particles", "2", "-f", str(tmp_path)]
+    few = ["population:4", "iterations:1", "trial_steps:4", "initial_random_steps:12", "max_gradient_steps:2",
+           "ensemble.hidden:[8]", "ensemble.num_members:2", "ensemble.num_elites:2"]  # fmt: skip
+    assert train_planner.main([*words, "--env-kwargs", "ctrl_cost_weight:0.5", "--hyperparams", *few]) == 0
+    folder = tmp_path / "pets" / "HalfCheetah-v5_1"
+    assert (folder / "dynamics.safetensors").is_file()
+    for model in (folder, folder / "dynamics.safetensors"):
+        words = ["--env", "HalfCheetah-v5", "--model", str(model), "--planner", "cem", "--steps", "2"]
+        assert main([*words, *FEW, "--no-progress", "-f", str(tmp_path)]) == 0  # else 17 observations and not 18
+    assert summary_in(tmp_path, "HalfCheetah-v5_cem_2")["env_kwargs"] == {"ctrl_cost_weight": 0.5}
 
 
 def test_episodes_are_filmed_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
