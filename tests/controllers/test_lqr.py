@@ -188,6 +188,8 @@ def test_a_model_of_nan_leaves_the_middle() -> None:
     plan = LQR().plan(problem, generator=seeded())
     assert not plan.actions.any()
     assert (plan.value == -th.inf).all()
+    plan = LQR().plan(problem, th.full((2, 4, 1), 5.0), generator=seeded())
+    assert (plan.actions == 1).all()  # the warm start, inside the bounds
 
 
 @pytest.mark.parametrize("horizon", [1, 2])
