@@ -18,6 +18,7 @@ from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.replay import TransitionStore
 
 _MODEL, _STORE, _TRIALS = "model.safetensors", "store.safetensors", "trials.json"
+_UNFINISHED = ".unfinished_"
 _NAME = re.compile(r"after_trial_(\d+)")
 
 
@@ -52,7 +53,7 @@ def save_progress(
     parent = Path(folder)
     parent.mkdir(parents=True, exist_ok=True)
     target = parent / f"after_trial_{len(trials)}"
-    work = Path(tempfile.mkdtemp(prefix=".unfinished_", dir=parent))
+    work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
     try:
         save(model, work / _MODEL)
         store.save(work / _STORE)
@@ -63,7 +64,7 @@ def save_progress(
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    for old in _saved(parent).values():
+    for old in (*_saved(parent).values(), *parent.glob(f"{_UNFINISHED}*")):
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target

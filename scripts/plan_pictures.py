@@ -34,7 +34,8 @@ def predicted_observations(policy: MPCPolicy[Any], actions: Tensor) -> NDArray[A
     problem = policy.last_problem
     assert problem is not None, "there is a plan"
     generator = torch_generator(0, problem.device)
-    start = problem._observed_start()[:1]
+    start = problem.start if isinstance(problem.start, Tensor) else problem.start.obs
+    start = start[:1]
     count, horizon = actions.shape[:2]
     state = problem.model.reset(start.repeat(count, 1), generator=generator)
     if isinstance(problem.model, SequenceModel):

@@ -246,6 +246,9 @@ def test_a_kill_while_saving_leaves_what_was_saved_before(tmp_path: Path, monkey
     assert found is not None
     assert found.trials == trials[:1]
     assert found.store.steps_seen == store.steps_seen
+    (tmp_path / ".unfinished_by_a_kill").mkdir()
+    save_progress(tmp_path, model, store, trials[:2])
+    assert [path.name for path in tmp_path.iterdir()] == ["after_trial_2"]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '[{"fit": null}]', "{", '[{"fit": {"epochs": 1}}]'])

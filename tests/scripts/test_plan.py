@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,23 @@ def test_with_moviepy_gymnasium_films(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planning.filmed("env", "films") == "filmed"  # type: ignore[arg-type,comparison-overlap]
     assert made == [("env", "films")]
     assert planning.filmed("env", "") == "env"  # type: ignore[arg-type,comparison-overlap]
+
+
+def test_a_signal_ends_the_run_and_keeps_whole_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, steps = planning.ProgressBar.step, []
+
+    def step(self: Any, text: str) -> None:
+        steps.append(text)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, text)
+
+    monkeypatch.setattr(planning.ProgressBar, "step", step)
+    words = [*POLE, "--planner", "cem", "--episodes", "3", "--steps", "3", "-f", str(tmp_path), *FEW]
+    assert main(words) == 143
+    summary = summary_in(tmp_path, "mbrl_wrappers-ContinuousCartPole-v0_cem_1")
+    assert (summary["finished"], summary["stopped_by"]) == (False, "signal 15")
+    assert [row["length"] for row in summary["planning"]["episodes"]] == [3]
 
 
 def test_an_episode_is_played_as_the_policy_says() -> None:
