@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbrl_wrappers.envs import ModelEnv
@@ -48,6 +48,7 @@ def test_plans_of_multidiscrete_actions_decode_along_time() -> None:
     assert codec.decode(plan).tolist() == [[[5, -1], [6, 1]]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())
 def test_every_multidiscrete_action_survives_the_round_trip(sizes: list[int], data: st.DataObject) -> None:
     start = [data.draw(st.integers(-3, 3)) for _ in sizes]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllers import CVaR, Mean, MeanMinusStd, Worst
@@ -38,6 +38,7 @@ def test_cvar_is_the_mean_of_the_worst_share_with_a_fraction_of_the_last(fractio
     th.testing.assert_close(CVaR(fraction)(RETURNS), th.tensor(scores))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=12), st.integers(1, 40))
 def test_cvar_is_the_integral_of_the_quantiles(returns: list[int], percent: int) -> None:
     # A hundred copies of each particle make every share whole.
