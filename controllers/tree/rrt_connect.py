@@ -33,7 +33,8 @@ class RRTConnect(GeometricPlanner):
         start, goal = metric_ends(checker)
         step = self.step_in(problem)  # type: ignore[arg-type]
         trees, points = (Tree(start), Tree(goal)), UniformPoints(problem, rng)
-        iterations, bridge = 0, None
+        iterations = 0
+        bridge = (0, 0) if (start == goal).all() else None
         while bridge is None and iterations < DRAWS_PER_NODE * self.max_nodes:
             if sum(map(len, trees)) >= self.max_nodes:
                 break

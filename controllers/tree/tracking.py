@@ -92,7 +92,7 @@ class PathTracker:
               B u^{ref}_k \approx x^{ref}_{k+1} - A x^{ref}_k
 
     with :math:`K` of :func:`lqr_gain`. The clock :math:`k` is not the time: among the next ``window`` steps of the
-    reference it goes to the one nearest to where the environment is, and one further. So the reference waits for
+    reference it goes to the one nearest to where the environment is, and never back. So the reference waits for
     whoever is held up.
 
     Args:
@@ -164,7 +164,7 @@ class PathTracker:
         nearest = clock + int(np.linalg.norm(ahead[:, places] - here[places], axis=1).argmin())
         action = self.actions[nearest] - self.gain @ (here - self.states[nearest])
         low, high = self.action_space.low, self.action_space.high
-        return np.clip(action, low, high).astype(self.action_space.dtype), min(nearest + 1, len(self) - 1)
+        return np.clip(action, low, high).astype(self.action_space.dtype), nearest
 
 
 def _first_entries(size: int) -> Callable[[Any], Points]:
