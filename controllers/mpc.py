@@ -232,7 +232,9 @@ class MPCPolicy(Generic[S]):
         generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
         left = state.warm_start
         elites = None if left.elites is None else left.elites[rows]
-        warm = WarmStart(left.actions[rows], left.known[rows], elites).shifted(self.execute, problem).cut(horizon)
+        memory = None if left.memory is None else left.memory[rows]
+        warm = WarmStart(left.actions[rows], left.known[rows], elites, memory=memory)
+        warm = warm.shifted(self.execute, problem).cut(horizon)
         if self.proposals is not None:
             proposed = problem.propose(self.proposals.policy, self.proposals.count, generator=generator)
             warm = warm._replace(proposals=proposed)

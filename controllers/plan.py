@@ -9,6 +9,16 @@ import torch as th
 from torch import Generator, Tensor
 
 from controllers.problem import PlanningProblem
+from mbrl_wrappers.objects import Objects
+from mbrl_wrappers.rows import put_rows
+
+
+class PlannerMemory(Protocol):
+    """What a planner remembers of one problem besides sequences, such as a search tree; never changed in place."""
+
+    def shifted(self, steps: int) -> PlannerMemory:
+        """The memory once ``steps`` more actions of the plan have been executed."""
+        ...
 
 
 class WarmStart(NamedTuple):
@@ -19,12 +29,14 @@ class WarmStart(NamedTuple):
         known: ``(N,)`` bool, False where a row has no previous plan; its entries then mean nothing.
         elites: ``(N, M, H, A)`` good sequences worth another look, or None.
         proposals: ``(N, M, H, A)`` sequences from elsewhere (an agent's policy inside the model), or None.
+        memory: ``(N,)`` what else the planner wants back, for its own eyes; a row is None where there is nothing.
     """
 
     actions: Tensor
     known: Tensor
     elites: Tensor | None = None
     proposals: Tensor | None = None
+    memory: Objects[PlannerMemory | None] | None = None
 
     def firsts(self) -> Tensor:
         """The sequences to look at before anything else: warm start, elites, proposals, ``(N, M, H, A)``."""
@@ -33,7 +45,10 @@ class WarmStart(NamedTuple):
 
     def shifted(self, steps: int, problem: PlanningProblem[Any]) -> WarmStart:
         """The same sequences once ``steps`` of their actions have been executed, filled up at the end."""
-        return self._mapped(lambda actions: _filled_up(actions, steps, actions.shape[-2], problem))
+        shifted = self._mapped(lambda actions: _filled_up(actions, steps, actions.shape[-2], problem))
+        if self.memory is None:
+            return shifted
+        return shifted._replace(memory=Objects([None if row is None else row.shifted(steps) for row in self.memory]))
 
     def extended(self, length: int, problem: PlanningProblem[Any]) -> WarmStart:
         """Sequences of at least ``length`` steps.
@@ -55,16 +70,21 @@ class WarmStart(NamedTuple):
                 # Rows that are not replaced keep their sequence in place of elites of another number.
                 elites = self.actions[:, None].expand(-1, new.elites.shape[1], -1, -1)
             elites = elites.index_copy(0, rows, new.elites.to(elites))
+        memory = new.memory
+        if memory is not None:
+            nothing: Objects[PlannerMemory | None] = Objects([None] * len(self.known))
+            memory = put_rows(nothing if self.memory is None else self.memory, rows, memory)
         return WarmStart(
             self.actions.index_copy(0, rows, new.actions.to(self.actions)),
             self.known.index_copy(0, rows, new.known),
             elites,
+            memory=memory,
         )
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> WarmStart:
         elites = None if self.elites is None else function(self.elites)
         proposals = None if self.proposals is None else function(self.proposals)
-        return WarmStart(function(self.actions), self.known, elites, proposals)
+        return WarmStart(function(self.actions), self.known, elites, proposals, self.memory)
 
 
 def _filled_up(actions: Tensor, skipped: int, length: int, problem: PlanningProblem[Any]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch as th
 from gymnasium import spaces
@@ -16,20 +16,19 @@ from controllers.problem import PlanningProblem
 from controllers.risk import Mean
 from controllers.shooting.base import complete_warm_start
 from controllers.tree.counted_model import CountedModel
-from controllers.tree.mcts_leaf import LeafValues
-from controllers.tree.mcts_node import SearchTree
+from controllers.tree.mcts_leaf import LeafValues, Rollouts
+from controllers.tree.mcts_node import Backup
 from controllers.tree.mcts_outcomes import Outcomes
 from controllers.tree.mcts_roots import TreeMemory, begin
 from controllers.tree.mcts_search import Prior, Search
 from controllers.tree.mcts_statistics import RootStatistics, principal_line
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.objects import Objects
-from mbrl_wrappers.types import RolloutPolicy
 
 
 @dataclass(frozen=True)
 class MCTS:
-    r"""Searches a tree of actions and outcomes: UCT (Kocsis and Szepesvari 2006), with a prior PUCT (Silver et al. 2017).
+    r"""Tree search: UCT (Kocsis and Szepesvari 2006), with a prior PUCT (Silver et al. 2017).
 
     A simulation descends from the root by the rule of :meth:`~controllers.tree.mcts_node.SearchTree.select` to a state
     that the tree does not hold, adds it, and counts the return of its way and of the leaf's value in every action it
@@ -47,9 +46,10 @@ class MCTS:
         batch: simulations under way at the same time in each tree, so that the model predicts them together (virtual
             loss, Chaslot et al. 2008); the fewer, the better informed each one is.
         exploration: ``c``, for returns on a scale from 0 to 1.
-        rollouts: random continuations that a leaf's value is the mean of; by default one, and none where the problem
-            has a terminal value, which then is the leaf's.
-        rollout_policy: acts in them, for example :class:`sb3_ext.AgentPolicy`; uniformly random by default.
+        backup: what an action is worth: ``"mean"``, the mean of its returns (UCT), or ``"best"``, what its successors
+            promise when the best known action follows (MaxUCT, Keller and Helmert 2013), which in stochastic models
+            needs far fewer simulations and in noisy ones flatters itself.
+        rollouts: what leaves are worth.
         prior: ``prior(obs (B, O)) -> (B, A)`` probabilities, for example :class:`sb3_ext.AgentPrior`.
         outcomes: how chance enters.
         reuse: whether subtrees live on.
@@ -61,8 +61,8 @@ class MCTS:
     simulations: int = 400
     batch: int = 1
     exploration: float = math.sqrt(2)
-    rollouts: int | None = None
-    rollout_policy: RolloutPolicy | None = None
+    backup: Backup = "mean"
+    rollouts: Rollouts = field(default_factory=Rollouts)
     prior: Prior | None = None
     outcomes: Outcomes = field(default_factory=Outcomes)
     reuse: bool = True
@@ -71,8 +71,8 @@ class MCTS:
         at_least("simulations", self.simulations)
         at_least("batch", self.batch)
         within("exploration", self.exploration, 0)
-        if self.rollouts is not None:
-            at_least("rollouts", self.rollouts, 0)
+        if self.backup not in get_args(Backup):
+            raise ValueError(f"backup must be one of {get_args(Backup)}, got {self.backup!r}.")
 
     @th.no_grad()
     def plan(
@@ -81,7 +81,7 @@ class MCTS:
         """Plan for every start; see :class:`~controllers.plan.Planner`.
 
         ``candidates`` holds for each first action the line of play that the search expects after it, ``scores`` their
-        mean returns, minus infinity where there is none.
+        values, minus infinity where there is none.
 
         Raises:
             TypeError: if actions are not Discrete.
@@ -94,9 +94,8 @@ class MCTS:
         model = CountedModel(problem, generator)
         trees, pool = begin(problem, model, self.outcomes, remembered, self)
         carried = th.tensor([tree.root.mean for tree in trees])
-        rollouts = self.rollouts if self.rollouts is not None else int(problem.terminal_value is None)
-        leaf = LeafValues(problem, model, rollouts, self.rollout_policy)
-        search = Search(trees, pool, model, leaf, self.outcomes, self.exploration, self.prior)
+        leaf = LeafValues(problem, model, self.rollouts)
+        search = Search(trees, pool, model, leaf, self.outcomes, self.exploration, self.prior, self.backup)
         rounds = search.run(self.simulations, self.batch)
         lines = [[principal_line(tree.root, edge) for edge in tree.root.edges] for tree in trees]
         candidates = _sequences(lines, warm.actions)
@@ -153,4 +152,4 @@ def _sequences(lines: list[list[list[int]]], filler: Tensor) -> Tensor:
     return sequences
 
 
-__all__ = ["MCTS", "Outcomes", "Prior", "SearchTree"]
+__all__ = ["MCTS", "Outcomes", "Prior", "Rollouts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch as th
@@ -9,10 +10,29 @@ from torch import Tensor
 
 from controllers.problem import PlanningProblem
 from controllers.tree.counted_model import CountedModel, finite
+from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.types import RolloutPolicy
 
 S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Continuations from a leaf to the horizon.
+
+    Attributes:
+        count: how many a leaf's value is the mean of; None for one, or for none where the problem has a terminal value,
+            which then is the leaf's. With 0 and no terminal value leaves are worth 0.
+        policy: acts in them, for example :class:`sb3_ext.AgentPolicy`; uniformly random when None.
+    """
+
+    count: int | None = None
+    policy: RolloutPolicy | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None:
+            at_least("count", self.count, 0)
 
 
 class LeafValues(Generic[S]):
@@ -27,14 +47,12 @@ class LeafValues(Generic[S]):
     Args:
         problem: gives discount, terminal reward and terminal value.
         model: what rollouts run in.
-        rollouts: ``R``.
-        policy: acts in them; uniformly random when None.
+        rollouts: ``R`` and the policy.
     """
 
-    def __init__(
-        self, problem: PlanningProblem[S], model: CountedModel[S], rollouts: int, policy: RolloutPolicy | None
-    ) -> None:
-        self.problem, self.model, self.rollouts, self.policy = problem, model, rollouts, policy
+    def __init__(self, problem: PlanningProblem[S], model: CountedModel[S], rollouts: Rollouts) -> None:
+        self.problem, self.model, self.policy = problem, model, rollouts.policy
+        self.rollouts = int(problem.terminal_value is None) if rollouts.count is None else rollouts.count
         self.eye = th.eye(problem.codec.size, device=problem.device)
 
     def __call__(self, state: S, obs: Tensor, depth: list[int]) -> list[float]:
@@ -114,7 +132,7 @@ class LeafValues(Generic[S]):
         """What the rollout policy does, as model actions ``(B, A)``."""
         assert self.policy is not None
         action = self.policy(obs.float(), generator=self.model.generator)
-        if action.shape != (len(obs), len(self.eye)):
-            wanted = f"({len(obs)}, {len(self.eye)})"
-            raise ValueError(f"rollout_policy must return model actions of shape {wanted}, got {tuple(action.shape)}.")
+        wanted = (len(obs), len(self.eye))
+        if action.shape != wanted:
+            raise ValueError(f"The rollout policy must return model actions {wanted}, got {tuple(action.shape)}.")
         return self.eye[action.argmax(1).to(self.eye.device)]

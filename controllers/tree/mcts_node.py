@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 Path = list[tuple["Node", "Edge", "Outcome", float]]
 """What a simulation went through: node, action, outcome and the reward of that step."""
+
+Backup = Literal["mean", "best"]
 
 ROUNDING = 1e-9
 """Returns whose spread is smaller than this share of their size differ by rounding alone."""
@@ -41,24 +44,27 @@ class Edge:
         action: its number, from 0.
         prior: probability that the prior gives it.
         visits: finished simulations through it.
-        total: sum of their returns, counted from here.
+        value: what it is estimated to be worth, counted from here; NaN before the first.
         pending: simulations under way (virtual loss).
         banned: whether the model failed here.
         outcomes: by what identifies a successor.
     """
 
-    __slots__ = ("action", "banned", "outcomes", "pending", "prior", "total", "visits")
+    __slots__ = ("action", "banned", "outcomes", "pending", "prior", "value", "visits")
 
     def __init__(self, action: int, prior: float = 0.0) -> None:
         self.action, self.prior = action, prior
-        self.visits, self.pending, self.total = 0, 0, 0.0
+        self.visits, self.pending, self.value = 0, 0, math.nan
         self.banned = False
         self.outcomes: dict[bytes, Outcome] = {}
 
-    @property
-    def mean(self) -> float:
-        """Mean return, NaN before the first."""
-        return self.total / self.visits if self.visits else math.nan
+    def expected(self, discount: float) -> float:
+        r"""The Bellman backup :math:`\sum_{s'} \hat p(s') (r + \gamma V(s'))` with the shares of the draws."""
+        draws = total = 0.0
+        for outcome in self.outcomes.values():
+            draws += outcome.draws
+            total += outcome.draws * (outcome.reward + discount * outcome.node.value)
+        return total / draws
 
     def least_visited(self) -> Outcome:
         """The outcome that is furthest behind its share of the draws."""
@@ -77,7 +83,8 @@ class Node:
         untried: those without any simulation, in random order; empty with a prior.
         visits: finished simulations that chose an action here.
         pending: those under way.
-        value: what it was evaluated at, when it ends simulations: terminal, or at the horizon.
+        value: what it is estimated to be worth: 0 when terminal, else what it was evaluated at, and with backups of
+            the best its best action's value; NaN before it was evaluated.
     """
 
     __slots__ = ("depth", "edges", "obs", "pending", "slots", "terminal", "untried", "value", "visits")
@@ -88,18 +95,19 @@ class Node:
         self.edges: list[Edge] = []
         self.untried: list[Edge] = []
         self.visits, self.pending = 0, 0
-        self.value: float | None = 0.0 if terminal else None
+        self.value = 0.0 if terminal else math.nan
 
     @property
     def mean(self) -> float:
-        """Mean return of the simulations that chose here, NaN before the first."""
-        return sum(edge.total for edge in self.edges) / self.visits if self.visits else math.nan
+        """Mean of the values of its actions, weighted by visits; NaN before the first."""
+        tried = [edge for edge in self.edges if edge.visits]
+        return sum(edge.visits * edge.value for edge in tried) / self.visits if self.visits else math.nan
 
     @property
     def best(self) -> Edge | None:
-        """The action visited most, of equals the one with the higher mean; None before the first simulation."""
+        """The action visited most, of equals the one of higher value; None before the first simulation."""
         tried = [edge for edge in self.edges if edge.visits]
-        return max(tried, key=lambda edge: (edge.visits, edge.mean)) if tried else None
+        return max(tried, key=lambda edge: (edge.visits, edge.value)) if tried else None
 
 
 class SearchTree:
@@ -111,7 +119,7 @@ class SearchTree:
         rng: breaks ties and orders untried actions.
 
     Attributes:
-        low, high: the lowest and highest mean return :math:`Q(s, a)` seen anywhere in the tree.
+        low, high: the lowest and highest value :math:`Q(s, a)` of an action seen anywhere in the tree.
         table: nodes by depth and state, where equal states are one node.
     """
 
@@ -137,9 +145,9 @@ class SearchTree:
         .. math:: \bar Q(s, a) + c \sqrt{\ln N(s) / N(s, a)}, \qquad
                   \bar Q(s, a) + c P(s, a) \sqrt{N(s)} / (1 + N(s, a)),
 
-        where :math:`\bar Q` is the mean return on a scale from 0, the lowest in the tree, to 1, the highest (MuZero,
+        where :math:`\bar Q` is the action's value on a scale from 0, the lowest in the tree, to 1, the highest (MuZero,
         Schrittwieser et al. 2020, appendix B). Simulations under way count in both ``N`` as if they had returned the
-        lowest. Under PUCT an action without a return is taken to be worth what its node is.
+        lowest. Under PUCT an action never taken is assumed to be worth what its node is.
         """
         node.pending += 1
         if node.untried:
@@ -156,7 +164,7 @@ class SearchTree:
                 continue
             visits, count = edge.visits, edge.visits + edge.pending
             if visits:
-                score = (edge.total / visits - low) * scale * visits / count
+                score = (edge.value - low) * scale * visits / count
             else:
                 score = 0.0 if count else unknown
             score += bonus * edge.prior / (1 + count) if guided else bonus / math.sqrt(count)
@@ -173,26 +181,33 @@ class SearchTree:
 
     @property
     def scale(self) -> float:
-        """One over the range of mean returns; 0 while they are all alike."""
+        """One over the range of values; 0 while they are all alike."""
         spread = self.high - self.low
         size = max(abs(self.low), abs(self.high))
         return 1 / spread if math.isfinite(spread) and spread > ROUNDING * size else 0.0
 
-    def back_up(self, path: Path, value: float, discount: float) -> None:
-        r"""Count a simulation that ended in ``value``: :math:`G_t = r_t + \gamma G_{t+1}` at every action it took."""
+    def back_up(self, path: Path, value: float, discount: float, backup: Backup) -> None:
+        r"""Count a simulation that ended in ``value`` in every action it took, the last one first.
+
+        The value of an action becomes the mean of its returns :math:`G_t = r_t + \gamma G_{t+1}` (``"mean"``), or what
+        its successors are worth now (``"best"``, see :meth:`Edge.expected`).
+        """
         for node, edge, outcome, reward in reversed(path):
-            value = reward + discount * value
             outcome.visits += 1
             edge.pending -= 1
             edge.visits += 1
-            edge.total += value
             node.pending -= 1
             node.visits += 1
-            mean = edge.total / edge.visits
-            if mean < self.low:
-                self.low = mean
-            if mean > self.high:
-                self.high = mean
+            if backup == "best":
+                edge.value = edge.expected(discount)
+                node.value = max(other.value for other in node.edges if other.visits)
+            else:
+                value = reward + discount * value
+                edge.value = edge.value + (value - edge.value) / edge.visits if edge.visits > 1 else value
+            if edge.value < self.low:
+                self.low = edge.value
+            if edge.value > self.high:
+                self.high = edge.value
 
     def take_back(self, path: Path, last: tuple[Node, Edge]) -> None:
         """Forget a simulation whose model failed at ``last``, and do not go there again."""
@@ -207,9 +222,7 @@ class SearchTree:
             if all(o.node.edges and all(e.banned for e in o.node.edges) for o in edge.outcomes.values()):
                 edge.banned = True
 
-    def below(
-        self, root: Node, moved: Callable[[Sequence[int]], Sequence[int]], rng: random.Random
-    ) -> SearchTree:
+    def below(self, root: Node, moved: Callable[[Sequence[int]], Sequence[int]], rng: random.Random) -> SearchTree:
         """A copy of the part that can be reached from ``root``, which becomes the root; nothing here changes.
 
         Args:
@@ -230,7 +243,7 @@ class SearchTree:
             twin.untried = [twin.edges[edge.action] for edge in node.untried]
             for edge in twin.edges:
                 if edge.visits:
-                    tree.low, tree.high = min(tree.low, edge.mean), max(tree.high, edge.mean)
+                    tree.low, tree.high = min(tree.low, edge.value), max(tree.high, edge.value)
         tree.table = {
             (depth - root.depth, key): twins[id(node)] for (depth, key), node in self.table.items() if id(node) in twins
         }
@@ -239,7 +252,7 @@ class SearchTree:
 
 def _twin(edge: Edge, twins: dict[int, Node]) -> Edge:
     twin = Edge(edge.action, edge.prior)
-    twin.visits, twin.total, twin.banned = edge.visits, edge.total, edge.banned
+    twin.visits, twin.value, twin.banned = edge.visits, edge.value, edge.banned
     for key, outcome in edge.outcomes.items():
         copy = twin.outcomes[key] = Outcome(twins[id(outcome.node)])
         copy.reward, copy.draws, copy.visits = outcome.reward, outcome.draws, outcome.visits

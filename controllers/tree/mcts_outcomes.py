@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -60,7 +61,7 @@ class Outcomes:
 
     def room(self, found: int, visits: int) -> bool:
         """Whether an action with ``found`` outcomes after ``visits`` may have another."""
-        return found < self.factor * max(1, visits) ** self.power
+        return found < self.factor * math.pow(max(1, visits), self.power)
 
 
 def packed(tensors: list[Tensor]) -> list[bytes]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from controllers.tree.counted_model import CountedModel, finite
 from controllers.tree.mcts_leaf import LeafValues
-from controllers.tree.mcts_node import Edge, Node, Outcome, Path, SearchTree
+from controllers.tree.mcts_node import Backup, Edge, Node, Outcome, Path, SearchTree
 from controllers.tree.mcts_outcomes import Outcomes, observed, outcome_keys
 from controllers.tree.mcts_roots import Stored
 from controllers.tree.state_pool import StatePool
@@ -57,6 +57,7 @@ class Search(Generic[S]):
         outcomes: how chance enters.
         exploration: ``c`` of the selection rule.
         prior: turns the rule into PUCT.
+        backup: how values follow from simulations.
 
     Attributes:
         num_failed: simulations that met a prediction that was not finite; they count nowhere.
@@ -71,9 +72,10 @@ class Search(Generic[S]):
         outcomes: Outcomes,
         exploration: float,
         prior: Prior | None,
+        backup: Backup,
     ) -> None:
         self.trees, self.pool, self.model, self.leaf = trees, pool, model, leaf
-        self.outcomes, self.exploration, self.prior = outcomes, exploration, prior
+        self.outcomes, self.exploration, self.prior, self.backup = outcomes, exploration, prior, backup
         self.horizon, self.discount = model.problem.horizon, model.problem.discount
         self.eye = th.eye(model.problem.codec.size, device=model.problem.device)
         self.num_failed = 0
@@ -167,7 +169,7 @@ class Search(Generic[S]):
 
     def _count(self, ended: list[Simulation]) -> None:
         """Evaluate the leaves, open them, and back everything up."""
-        asking = [simulation for simulation in ended if simulation.node.value is None]
+        asking = [simulation for simulation in ended if self._is_open(simulation.node)]
         if asking:
             nodes = [simulation.node for simulation in asking]
             stored = self.pool.take([node.slots[0] for node in nodes])
@@ -182,12 +184,15 @@ class Search(Generic[S]):
         for simulation in ended:
             tree, node = simulation.tree, simulation.node
             value = worth.get(id(simulation), node.value)
-            assert value is not None
             if math.isnan(value):  # a rollout that was not finite is worth the worst that was seen
                 value = tree.low if math.isfinite(tree.low) else 0.0
-            elif node.depth >= self.horizon:
+            if math.isnan(node.value):
                 node.value = value
-            tree.back_up(simulation.path, value, self.discount)
+            tree.back_up(simulation.path, value, self.discount, self.backup)
+
+    def _is_open(self, node: Node) -> bool:
+        """Whether a leaf has to be evaluated; at the horizon once is enough."""
+        return not node.terminal and (node.depth < self.horizon or math.isnan(node.value))
 
     def _open(self, nodes: list[tuple[SearchTree, Node]], obs: Tensor) -> None:
         """Give nodes that show ``obs (B, O)`` their actions, and these their prior."""

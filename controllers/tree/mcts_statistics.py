@@ -17,7 +17,7 @@ class RootStatistics(NamedTuple):
 
     Attributes:
         visits: ``(N, A)`` int64, simulations that took each action first, those of reused subtrees included.
-        values: ``(N, A)`` mean return of these, NaN where there is none.
+        values: ``(N, A)`` what each is worth, NaN where there is none.
         prior: ``(N, A)``, or None without a prior.
     """
 
@@ -31,7 +31,7 @@ class RootStatistics(NamedTuple):
         edges = [tree.root.edges for tree in trees]
         return cls(
             th.tensor([[edge.visits for edge in row] for row in edges]),
-            th.tensor([[edge.mean for edge in row] for row in edges]),
+            th.tensor([[edge.value for edge in row] for row in edges]),
             th.tensor([[edge.prior for edge in row] for row in edges]) if guided else None,
         )
 
