@@ -203,7 +203,7 @@ class PlanningProblem(Generic[S]):
         """The prediction of each step, rows ``B``, whatever way of rolling the model offers."""
         rows, size = len(actions), self.model.observation_space.shape[0]
         if isinstance(self.model, SequenceModel):
-            whole = self.model.rollout(state, actions, generator=generator)
+            whole = self.model.rollout(state, actions, generator=generator, groups=groups)
             wanted = ((rows, self.horizon, size), (rows, self.horizon), (rows, self.horizon))
             got = tuple(tuple(field.shape) for field in whole)
             if got != wanted:

@@ -168,10 +168,10 @@ S_in = TypeVar("S_in", contravariant=True)
 class SequenceModel(Protocol[S_in]):
     """A model that rolls whole action sequences faster, or more exactly, than step by step (a simulator)."""
 
-    def rollout(self, state: S_in, actions: Tensor, *, generator: Generator) -> Prediction:
+    def rollout(self, state: S_in, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``.
 
-        What a row predicts after its first termination, or once it is not finite, has no meaning and is not read.
+        Rows are ``groups`` equal blocks: row ``i`` of every block sees the same random draws. What a row predicts after its first termination, or once it is not finite, has no meaning and is not read.
         """
         ...
 

@@ -127,9 +127,11 @@ class ClonedEnvModel:
         prediction = Prediction(*(field[:, 0] for field in prediction))
         return ClonedState(prediction.next_obs, Objects(clones), prediction.terminated), prediction
 
-    def rollout(self, state: ClonedState, actions: Tensor, *, generator: Generator) -> Prediction:
-        """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``."""
-        seeds = self._seeds(len(actions), generator)
+    def rollout(self, state: ClonedState, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
+        """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``; the ``groups`` equal blocks share their draws."""
+        if len(actions) % groups:
+            raise ValueError(f"{len(actions)} rows are not {groups} equal blocks.")
+        seeds = self._seeds(len(actions) // groups, generator) * groups
         clones = (copy_env(clone, seed) for clone, seed in zip(state.clones, seeds, strict=True))
         return self._roll(clones, state.ended.tolist(), state.obs, actions)
 

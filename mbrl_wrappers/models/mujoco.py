@@ -116,7 +116,7 @@ class MujocoModel:
         outcome = Outcome(*(field[:, 0] for field in outcome))
         return _stack(list(outcome.obs), snapshots, state.source), _prediction(outcome)
 
-    def rollout(self, state: MujocoState, actions: Tensor, *, generator: Generator) -> Prediction:
+    def rollout(self, state: MujocoState, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``."""
         taken = self._to_env(actions)
         if self._formula is not None:

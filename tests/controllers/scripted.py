@@ -101,7 +101,7 @@ class SharedMembers(Members):
 class SequenceMembers(Members):
     """The same, rolled in one call; stepping is forbidden."""
 
-    def rollout(self, state: Particle, actions: Tensor, *, generator: Generator) -> Prediction:
+    def rollout(self, state: Particle, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         steps = []
         for t in range(actions.shape[1]):
             state, prediction = super().step(state, actions[:, t], generator=generator)

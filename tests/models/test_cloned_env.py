@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from controllers import PlanningProblem
 from mbrl_wrappers import ClonedEnvModel, save
 from mbrl_wrappers.models.env_copies import copy_env
 from mbrl_wrappers.rows import put_rows, take_rows
@@ -126,6 +127,23 @@ def test_groups_share_their_draws_and_rows_of_a_group_do_not():
     assert len(first.unique(dim=0)) > 1
     with pytest.raises(ValueError, match="equal blocks"):
         model.step_shared(state, action, generator=generator(), groups=7)
+    plan = plans(model, 1, 6).expand(60, -1, -1)
+    first, second, third = model.rollout(state, plan, generator=generator(), groups=3).next_obs.chunk(3)
+    assert th.equal(first, second)
+    assert th.equal(first, third)
+    assert len(first.flatten(1).unique(dim=0)) > 1
+    with pytest.raises(ValueError, match="equal blocks"):
+        model.rollout(state, plan, generator=generator(), groups=7)
+
+
+def test_equal_candidates_of_a_noisy_simulator_score_equally():
+    env = slippery()
+    obs, _ = env.reset(seed=0)
+    model = ClonedEnvModel(env)
+    problem = PlanningProblem(model, model.encode([obs]), 40, particles=5)
+    plan = plans(model, 1, 40)[:, None].expand(1, 6, -1, -1)
+    scores = problem.score(plan, generator=generator())
+    assert (scores == scores[:, :1]).all()
 
 
 class Hidden(gymnasium.Env[Any, Any]):
