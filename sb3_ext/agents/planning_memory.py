@@ -96,8 +96,12 @@ def views(arrays: Tables) -> Tables:
     return Tables(*(memoryview(column) for column in arrays))
 
 
-def remember(tables: Tables, kept: int, pair: int, state: int, reward: float, next_state: int, alive: float) -> None:
-    """Write one real transition of ``pair``, which begins in ``state``; the oldest of ``kept`` outcomes gives way."""
+def remember(tables: Tables, kept: int, pair: int, state: int, reward: float, next_state: int, alive: float) -> bool:
+    """Write one real transition of ``pair``, which begins in ``state``; the oldest of ``kept`` outcomes gives way.
+
+    Returns:
+        Whether the pair did something else than the last time.
+    """
     num_actions = len(tables.tries) // len(tables.visited)
     tables.size[1] += 1
     if tables.tries[pair] == 0:
@@ -106,7 +110,10 @@ def remember(tables: Tables, kept: int, pair: int, state: int, reward: float, ne
             tables.size[0] += 1
         tables.tried[state * num_actions + tables.num_tried[state]] = pair - state * num_actions
         tables.num_tried[state] += 1
-    slot = pair * kept + tables.tries[pair] % kept
+    last, slot = pair * kept + (tables.tries[pair] - 1) % kept, pair * kept + tables.tries[pair] % kept
+    before = tables.next_state[last], tables.reward[last], tables.alive[last]
+    surprise = tables.tries[pair] > 0 and before != (next_state, reward, alive)
     tables.next_state[slot], tables.reward[slot], tables.alive[slot] = next_state, reward, alive
     tables.tries[pair] += 1
     tables.last_try[pair] = tables.size[1]
+    return bool(surprise)

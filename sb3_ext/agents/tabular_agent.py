@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +21,8 @@ from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.tabular_data import TabularTransitions, check_tabular_spaces
 from sb3_ext.agents.planning_memory import PlanningMemory, Tables, remember, views
 from sb3_ext.agents.tabular_policy import TabularPolicy
+
+ENOUGH_STEPS, MOST_SURPRISES = 500, 0.05
 
 Agent = TypeVar("Agent", bound="TabularAgent")
 
@@ -84,6 +87,7 @@ class TabularAgent(BaseAlgorithm):
         self.exploration_final_eps = within("exploration_final_eps", exploration_final_eps, 0.0, 1.0)
         self.exploration_rate = self.exploration_initial_eps
         self.num_planning_updates = 0
+        self._surprises = 0
         self._errors = [0.0, 0.0]  # sum of absolute errors since the last log, of real updates and of planning
         self._updates_logged = [0, 0]
         self._rng: np.random.Generator | None = None
@@ -202,7 +206,18 @@ class TabularAgent(BaseAlgorithm):
             self._count_episodes(dones, log_interval)
             callback.on_rollout_end()
         callback.on_training_end()
+        self._warn_of_chance()
         return self
+
+    def _warn_of_chance(self) -> None:
+        certain = self.outcomes_kept > 1 or self.planning_steps == 0
+        if not certain and self._n_updates >= ENOUGH_STEPS and self._surprises > MOST_SURPRISES * self._n_updates:
+            warnings.warn(
+                f"In {self._surprises} of {self._n_updates} steps an action did something else than the last time, so "
+                "this environment is stochastic, and the agent plans as if it were not: keep more outcomes of each "
+                "action, such as outcomes_kept=50.",
+                stacklevel=3,
+            )
 
     def _schedule(self) -> None:
         self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
@@ -214,7 +229,7 @@ class TabularAgent(BaseAlgorithm):
         pair = state * self._num_actions + action
         alive = 0.0 if terminated else 1.0
         self._errors[0] += abs(self._update_from_step(pair, reward, next_state, alive))
-        remember(self._tables, self.outcomes_kept, pair, state, reward, next_state, alive)
+        self._surprises += remember(self._tables, self.outcomes_kept, pair, state, reward, next_state, alive)
         self._n_updates += 1
         errors, updates = self._plan(state, pair)
         self._errors[1] += errors

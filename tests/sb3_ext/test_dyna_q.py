@@ -18,7 +18,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-import mbrl_wrappers  # noqa: F401  (registers the mazes)
+from mbrl_wrappers import TabularModel
+from mbrl_wrappers.models.value_iteration import policy_value
 from mbrl_wrappers.tasks import DiscretizeObservation
 from sb3_ext.agents import DynaQ, DynaQPlus, PrioritizedSweeping, TabularPolicy
 from sb3_ext.agents.tabular_agent import TabularAgent
@@ -80,6 +81,7 @@ def test_it_learns_the_maze_and_evaluate_policy_says_so(agent_class: type[Tabula
 
 
 @every_agent
+@pytest.mark.filterwarnings("ignore:.*this environment is stochastic")
 def test_seeds_are_exact(agent_class: type[TabularAgent]) -> None:
     first, second, third = (agent_class("TabularPolicy", "FrozenLake-v1", seed=seed) for seed in (3, 3, 4))
     for agent in (first, second, third):
@@ -216,6 +218,20 @@ def test_several_environments_are_learned_from_in_turn() -> None:
     assert agent.memory.size[1] == agent._n_updates == 3000
     assert agent.num_planning_updates == 30_000
     assert evaluate_policy(agent, gymnasium.make(MAZE), 2, warn=False)[0] == 1.0
+
+
+def test_chance_is_noticed_and_planned_for() -> None:
+    true = TabularModel.from_env(gymnasium.make("FrozenLake-v1")).mdp()
+    numbers = {"gamma": 0.99, "exploration_initial_eps": 1.0, "exploration_fraction": 0.8, "planning_steps": 10}
+    careless, careful = (
+        DynaQ("TabularPolicy", "FrozenLake-v1", seed=0, outcomes_kept=kept, **numbers) for kept in (1, 50)
+    )
+    with pytest.warns(UserWarning, match="stochastic.*outcomes_kept=50"):
+        careless.learn(6000)
+    careful.learn(6000)
+    earned = [policy_value(true, agent.policy.q_table.numpy().argmax(1), 100)[0] for agent in (careless, careful)]
+    assert earned[0] < 0.3
+    assert earned[1] > 0.5
 
 
 def test_optimism_is_an_initial_value() -> None:

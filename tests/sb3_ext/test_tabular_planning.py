@@ -11,7 +11,6 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-import mbrl_wrappers  # noqa: F401  (registers the mazes)
 from mbrl_wrappers import TabularModel
 from sb3_ext.agents import DynaQ, DynaQPlus, PrioritizedSweeping
 from sb3_ext.agents.planning_memory import PlanningMemory, Tables, remember, views
@@ -47,10 +46,10 @@ def memory(kept: int = 1, states: int = 3, actions: int = 2) -> tuple[Tables, th
 
 def test_what_is_remembered() -> None:
     tables, _ = memory()
-    remember(tables, 1, pair=3, state=1, reward=2.0, next_state=2, alive=1.0)
+    assert not remember(tables, 1, pair=3, state=1, reward=2.0, next_state=2, alive=1.0)
     remember(tables, 1, pair=0, state=0, reward=0.5, next_state=1, alive=1.0)
     remember(tables, 1, pair=2, state=1, reward=7.0, next_state=0, alive=0.0)
-    remember(tables, 1, pair=3, state=1, reward=4.0, next_state=0, alive=1.0)
+    assert remember(tables, 1, pair=3, state=1, reward=4.0, next_state=0, alive=1.0)  # something else than before
     assert tables.size.tolist() == [2, 4]
     assert tables.visited.tolist()[:2] == [1, 0]
     assert tables.tried.tolist() == [0, 0, 1, 0, 0, 0]  # state 1 knows action 1, then 0
@@ -204,6 +203,7 @@ def test_a_tabular_model_can_be_made_of_what_was_learned() -> None:
 
 
 @pytest.mark.parametrize("agent_class", [DynaQ, DynaQPlus])
+@pytest.mark.filterwarnings("ignore:.*this environment is stochastic")
 @pytest.mark.parametrize("kept", [1, 5])
 def test_compiled_planning_is_equal_bit_for_bit(agent_class: type[DynaQ], kept: int) -> None:
     pytest.importorskip("numba")
