@@ -25,7 +25,7 @@ def solve_box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -
     Returns:
         The minimiser ``(N, A)`` and its free entries ``(N, A)`` bool: those that no bound holds.
     """
-    x = -th.linalg.solve(hessian, gradient)
+    x = -solve(hessian, gradient[..., None])[..., 0]
     if ((x > low) & (x < high)).all():
         return x, th.ones_like(x, dtype=th.bool)
     x = x.clamp(low, high)
@@ -49,7 +49,17 @@ def free_solve(hessian: Tensor, right: Tensor, free: Tensor) -> Tensor:
         both = free[:, :, None] & free[:, None, :]
         hessian = th.where(both, hessian, th.diag_embed((~free).to(hessian)))
         right = th.where(free[..., None], right, 0)
-    solution: Tensor = th.linalg.solve(hessian, right)
+    return solve(hessian, right)
+
+
+def solve(matrices: Tensor, right: Tensor) -> Tensor:
+    """``Q^-1 right`` for ``Q (N, A, A)`` and ``right (N, A, M)``.
+
+    One action is the common case, and a division spares it the threads that linear algebra starts for a batch.
+    """
+    if matrices.shape[-1] == 1:
+        return right / matrices
+    solution: Tensor = th.linalg.solve(matrices, right)
     return solution
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch as th
 from torch import Tensor
 
-from controllers.trajectory.box_qp import free_solve, solve_box_qp
+from controllers.trajectory.box_qp import free_solve, solve, solve_box_qp
 from controllers.trajectory.derivatives import Expansion
 
 # A curvature below this is rounding.
@@ -89,8 +89,11 @@ def backward(
 
 def _definite(matrices: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
     """The matrices ``(N, A, A)`` that are positive definite, identities for others, and which are, ``(N,)``."""
-    factor, failed = th.linalg.cholesky_ex(matrices)
-    fine = (failed == 0) & (factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > SMALLEST_PIVOT)
+    if len(identity) == 1:
+        fine = matrices[:, 0, 0] > SMALLEST_PIVOT
+    else:
+        factor, failed = th.linalg.cholesky_ex(matrices)
+        fine = (failed == 0) & (factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > SMALLEST_PIVOT)
     return th.where(fine[:, None, None], matrices, identity), fine
 
 
@@ -99,7 +102,7 @@ def _minimise(
 ) -> tuple[Tensor, Tensor]:
     """The change ``(N, A)`` that minimises the quadratic model, and its gain ``(N, A, X)`` on the state's change."""
     if room is None:
-        both = th.linalg.solve(curvature, th.cat([slope[..., None], cross], 2))
+        both = solve(curvature, th.cat([slope[..., None], cross], 2))
         return -both[..., 0], -both[..., 1:]
     change, free = solve_box_qp(curvature, slope, *room)
     return change, -free_solve(curvature, cross, free)
