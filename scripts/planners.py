@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import controllers
 from controllers import MPCPolicy, Planner, PlannerLearningConfig
+from mbrl_wrappers.tasks import QuadraticReward
 from scripts.configuration import (
     HYPERPARAMS_FOLDER,
     RunConfiguration,
@@ -22,7 +23,8 @@ from scripts.configuration import (
 )
 from scripts.planner_arguments import PLANNERS
 
-PLANNING_KEYS = ("horizon", "execute", "particles", "discount", "terminal_reward")
+PLANNING_KEYS = ("horizon", "execute", "particles", "discount", "terminal_reward", "quadratic_reward")
+CLIMBERS = ("lqr", "ilqr")  # planners that need derivatives of the reward
 LEARNING_KEYS = tuple(field.name for field in fields(PlannerLearningConfig) if field.name != "total_steps")
 
 
@@ -36,6 +38,7 @@ class PlannerSettings:
         horizon: steps planned ahead.
         execute: actions executed of each plan.
         objective: further arguments of ``MPCPolicy``.
+        reward: what LQR and iLQR maximise instead of the task's own reward; None leaves it.
         config: the merged entry; ``agent`` holds what concerns planning and learning.
     """
 
@@ -44,6 +47,7 @@ class PlannerSettings:
     horizon: int
     execute: int
     objective: dict[str, Any]
+    reward: QuadraticReward | None
     config: RunConfiguration
 
 
@@ -126,10 +130,18 @@ def read_settings(
     block = {other: entry.pop(other, None) or {} for other in PLANNERS}[name]
     planner = build_planner(name, block)
     objective = {key: entry[key] for key in ("particles", "discount", "terminal_reward") if key in entry}
+    quadratic = entry.get("quadratic_reward")
+    if name not in CLIMBERS:
+        entry.pop("quadratic_reward", None)
     config = RunConfiguration(agent={**entry, "planner": name, name: block}, model=config.model, run=config.run)
-    return PlannerSettings(
-        name, planner, int(entry.get("horizon", 25)), int(entry.get("execute", 1)), objective, config
-    )
+    reward = None if quadratic is None or name not in CLIMBERS else _quadratic_reward(quadratic)
+    horizon, execute = int(entry.get("horizon", 25)), int(entry.get("execute", 1))
+    return PlannerSettings(name, planner, horizon, execute, objective, reward, config)
+
+
+def _quadratic_reward(block: Mapping[str, Any]) -> QuadraticReward:
+    check_keys(block, [field.name for field in fields(QuadraticReward)], "quadratic_reward")
+    return QuadraticReward(**{key: tuple(value) if isinstance(value, list) else value for key, value in block.items()})
 
 
 def _with_planner_fields(message: str, name: str, given: Mapping[str, Any], keys: list[str]) -> str:

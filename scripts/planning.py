@@ -104,7 +104,7 @@ class PlanSession:
         self.args, self.settings, self.policy, self.env, self.folder = args, settings, policy, env, folder
         self.clock, self.stop = PhaseClock(), StopOnSignal()
         self.episodes: list[PlannedEpisode] = []
-        model = type(policy.model).__name__
+        model = type(getattr(policy.model, "inner", policy.model)).__name__  # whatever reward it is planned with
         self.model_name = f"true ({model})" if args.model == "true" else args.model
         self.summary = RunSummary(
             task=args.env,

@@ -10,7 +10,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 import mbrl_wrappers
 from controllers import MPCPolicy, Proposals
-from mbrl_wrappers import ClonedEnvModel, MujocoModel
+from mbrl_wrappers import ClonedEnvModel, MujocoModel, WithReward
 from sb3_ext import AgentPolicy, AgentValue
 from scripts.agent_files import find_agent
 from scripts.env_id import registered_id
@@ -98,6 +98,8 @@ def build_policy(args: PlanArguments, settings: PlannerSettings, model: Any, env
         proposals = Proposals(agent, args.num_proposals)
     if args.discount is not None:
         objective["discount"] = args.discount
+    if settings.reward is not None:
+        model = WithReward(model, settings.reward)
     return MPCPolicy(
         model,
         settings.planner,

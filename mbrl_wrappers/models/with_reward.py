@@ -98,9 +98,9 @@ class _Rolls(WithReward[S]):
 
     inner: Any
 
-    def rollout(self, state: Any, actions: Tensor, *, generator: Generator) -> Prediction:
+    def rollout(self, state: Any, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``."""
-        whole: Prediction = self.inner.rollout(_inner(state), actions, generator=generator)
+        whole: Prediction = self.inner.rollout(_inner(state), actions, generator=generator, groups=groups)
         obs = th.cat([state.obs[:, None].to(whole.next_obs), whole.next_obs[:, :-1]], 1)
         reward = self._reward(*(part.flatten(0, 1) for part in (obs, actions, whole.next_obs)))
         return whole._replace(reward=reward.view(whole.reward.shape))

@@ -4,6 +4,7 @@
 * :func:`check_agreement` measures how far they agree with it.
 * :data:`never_terminates` is the rule for tasks that end by time limit only.
 * :class:`ForwardVelocityObservation` and :class:`AngleObservation` make rewards exact and angles continuous.
+* :class:`QuadraticReward` is for planners with derivatives, where the task's own reward has none.
 * :class:`DiscretizeObservation` numbers the cells of a Box, for models and agents that keep a table.
 * :class:`MazeEnv` is a grid world; three of Sutton and Barto's are registered (:mod:`mbrl_wrappers.tasks.mazes`).
 
@@ -15,6 +16,7 @@ from mbrl_wrappers.tasks.agreement import AgreementReport, Confusion, check_agre
 from mbrl_wrappers.tasks.discretize import DiscretizeObservation
 from mbrl_wrappers.tasks.functions import TaskFunctions, task_functions
 from mbrl_wrappers.tasks.mazes import MazeEnv
+from mbrl_wrappers.tasks.quadratic import QuadraticReward
 from mbrl_wrappers.tasks.rules import never_terminates
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
 
@@ -25,6 +27,7 @@ __all__ = [
     "DiscretizeObservation",
     "ForwardVelocityObservation",
     "MazeEnv",
+    "QuadraticReward",
     "TaskFunctions",
     "check_agreement",
     "never_terminates",

@@ -42,7 +42,7 @@ class Counter:
 
 
 class Rolls:
-    def rollout(self, state: Any, actions: Tensor, *, generator: Generator) -> Prediction:
+    def rollout(self, state: Any, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         steps = []
         for t in range(actions.shape[1]):
             state, prediction = self.step(state, actions[:, t], generator=generator)  # type: ignore[attr-defined]

@@ -326,3 +326,14 @@ def test_every_entry_can_be_used(file: str) -> None:
             assert settings.horizon >= 10
             check_model_block(settings.config.model)
             assert env_id == "default" or env_id in gymnasium.registry
+
+
+def test_only_planners_with_derivatives_get_the_quadratic_reward() -> None:
+    settings = {name: read_settings(name, "InvertedPendulum-v5", "plan.yml", "", {}, {}) for name in ("ilqr", "cem")}
+    assert settings["cem"].reward is None
+    assert "quadratic_reward" not in settings["cem"].config.agent
+    reward = settings["ilqr"].reward
+    assert reward is not None
+    assert len(reward.weights) == 4
+    with pytest.raises(ValueError, match="quadratic_reward"):
+        read_settings("ilqr", "InvertedPendulum-v5", "plan.yml", "", {"quadratic_reward": {"weight": [1.0]}}, {})
