@@ -61,6 +61,7 @@ def test_what_is_remembered() -> None:
 
 def test_planning_draws_states_first_and_then_their_actions() -> None:
     tables, q = memory()
+    q[2] = 9.0  # where the last pair ends: worth nothing all the same
     remember(tables, 1, pair=0, state=0, reward=1.0, next_state=1, alive=1.0)
     remember(tables, 1, pair=2, state=1, reward=2.0, next_state=0, alive=1.0)
     remember(tables, 1, pair=3, state=1, reward=4.0, next_state=2, alive=0.0)
@@ -71,7 +72,7 @@ def test_planning_draws_states_first_and_then_their_actions() -> None:
     second = 0.5 * (2.0 + 0.9 * first)  # pair 2 leads to state 0
     third = 0.5 * 4.0  # pair 3 ends
     fourth = first + 0.5 * (1.0 + 0.9 * third - first)
-    assert q.tolist() == [[fourth, 0.0], [second, third], [0.0, 0.0]]
+    assert q.tolist() == [[fourth, 0.0], [second, third], [9.0, 9.0]]
     assert total == pytest.approx(1.0 + 2 * second + 4.0 + 2 * (fourth - first))
 
 
