@@ -23,6 +23,8 @@ from controllers.tree.closing import close_gap
 from controllers.tree.kinodynamic import KinodynamicRRT
 from controllers.tree.kinodynamic_path import KinodynamicPlan
 from controllers.tree.kinodynamic_problem import KinodynamicProblem
+from controllers.tree.mcts import MCTS, Outcomes, Prior, Rollouts
+from controllers.tree.mcts_statistics import RootStatistics, root_statistics, search_trees
 from controllers.tree.path import MotionPlan, shortcut
 from controllers.tree.rrt import RRT
 from controllers.tree.rrt_connect import RRTConnect
@@ -36,6 +38,7 @@ __all__ = [
     "ICEM",
     "ILQR",
     "LQR",
+    "MCTS",
     "MPPI",
     "RRT",
     "CVaR",
@@ -51,6 +54,7 @@ __all__ = [
     "MotionPlan",
     "MotionProblem",
     "Objective",
+    "Outcomes",
     "Pace",
     "PathTracker",
     "Plan",
@@ -60,11 +64,14 @@ __all__ = [
     "PlannerLearningResult",
     "PlannerProgress",
     "PlanningProblem",
+    "Prior",
     "Proposals",
     "RRTConnect",
     "RRTStar",
     "RandomShooting",
     "Risk",
+    "Rollouts",
+    "RootStatistics",
     "StepReport",
     "TrialReport",
     "WarmStart",
@@ -72,6 +79,8 @@ __all__ = [
     "close_gap",
     "learn_with_planner",
     "load_progress",
+    "root_statistics",
     "save_progress",
+    "search_trees",
     "shortcut",
 ]

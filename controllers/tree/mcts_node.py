@@ -200,7 +200,7 @@ class SearchTree:
             node.visits += 1
             if backup == "best":
                 edge.value = edge.expected(discount)
-                node.value = max(other.value for other in node.edges if other.visits)
+                node.value = max([other.value for other in node.edges if other.visits])
             else:
                 value = reward + discount * value
                 edge.value = edge.value + (value - edge.value) / edge.visits if edge.visits > 1 else value

@@ -1,0 +1,135 @@
+"""What tree search reaches on small tasks with known answers: ``python scripts/mcts_results.py [TASK ...]``.
+
+Each task writes one JSON file into ``docs/results/mcts``. The optimum of FrozenLake-v1 (4 x 4, slippery, 100 steps) is
+0.744190; a search that sees the slips beforehand exceeds it, and ``frozen_lake_foreseen`` does so on purpose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch as th
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from controllers import MCTS, MPCPolicy, Outcomes, Rollouts
+from mbrl_wrappers import ClonedEnvModel, TabularModel
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results" / "mcts"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment, what is searched in it, and how often."""
+
+    env_id: str
+    model: Callable[[DummyVecEnv], Any]
+    planner: MCTS
+    horizon: int
+    episodes: int
+    num_envs: int
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def table(envs: DummyVecEnv) -> TabularModel:
+    """The true transition table."""
+    return TabularModel.from_env(envs.envs[0])
+
+
+def copies(envs: DummyVecEnv, *, reseed: bool = True) -> ClonedEnvModel:
+    """Copies of the live environments."""
+    return ClonedEnvModel(envs.envs, reseed=reseed)
+
+
+SEARCH = MCTS(simulations=400, batch=4, exploration=2.0, backup="best", rollouts=Rollouts(8))
+FORESEEN = MCTS(simulations=200, batch=4, exploration=2.0, backup="best", outcomes=Outcomes(merge="observation"))
+TASKS = {
+    "frozen_lake": Task("FrozenLake-v1", table, SEARCH, 50, 500, 50),
+    "frozen_lake_foreseen": Task("FrozenLake-v1", partial(copies, reseed=False), FORESEEN, 50, 100, 25),
+    "frozen_lake_dry": Task("FrozenLake-v1", table, MCTS(batch=4), 50, 20, 10, {"is_slippery": False}),
+    "cart_pole": Task("CartPole-v1", copies, MCTS(simulations=100, batch=10), 50, 10, 5),
+}
+
+
+def run(name: str, task: Task, seed: int) -> dict[str, Any]:
+    """Evaluate a task; returns what its file holds."""
+
+    def env() -> gymnasium.Env[Any, Any]:
+        return Monitor(gymnasium.make(task.env_id, **task.env_kwargs))
+
+    envs = DummyVecEnv([env] * task.num_envs)
+    envs.seed(seed)
+    policy = MPCPolicy(task.model(envs), task.planner, horizon=task.horizon, seed=seed)
+    decisions = 0
+
+    def count(_: dict[str, Any], __: dict[str, Any]) -> None:
+        nonlocal decisions
+        decisions += 1  # called once for each environment and step
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    returns, lengths = evaluate_policy(policy, envs, task.episodes, callback=count, return_episode_rewards=True)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "command": "python scripts/mcts_results.py " + name,
+        "env": task.env_id,
+        "env_kwargs": task.env_kwargs,
+        "planner": {key: value for key, value in asdict(task.planner).items() if value is not None},
+        "horizon": task.horizon,
+        "seed": seed,
+        "num_envs": task.num_envs,
+        "mean_return": float(np.mean(returns)),
+        "standard_error": float(np.std(returns, ddof=1) / math.sqrt(len(returns))),
+        "returns": [float(value) for value in returns],
+        "lengths": [int(value) for value in lengths],
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "cpu_milliseconds_per_decision": 1e3 * cpu / max(1, decisions),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": th.__version__,
+            "gymnasium": gymnasium.__version__,
+            "stable_baselines3": stable_baselines3.__version__,
+        },
+    }
+
+
+def main() -> None:
+    """Run the tasks asked for, all of them by default."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"among {', '.join(TASKS)} (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files go (default: docs/results/mcts)")
+    args = parser.parse_args()
+    unknown = set(args.tasks) - set(TASKS)
+    if unknown:
+        parser.error(f"no such task: {', '.join(sorted(unknown))}")
+    th.set_num_threads(1)
+    gc.disable()  # trees are many small objects without cycles: looking for cycles takes half of the time
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name in args.tasks or TASKS:
+        result = run(name, TASKS[name], args.seed)
+        (args.folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(
+            f"{name}: {result['mean_return']:.4f} +- {result['standard_error']:.4f} over {len(result['returns'])} "
+            f"episodes, {result['cpu_milliseconds_per_decision']:.1f} ms a decision, {result['cpu_seconds']:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
