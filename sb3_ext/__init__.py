@@ -1,6 +1,7 @@
 """Stable-Baselines3 agents on learned models: the only package of this project that imports SB3."""
 
 from sb3_ext.agent_policy import AgentPolicy
+from sb3_ext.agent_prior import AgentPrior
 from sb3_ext.agent_value import AgentValue
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback, DynaConfig
@@ -9,6 +10,7 @@ from sb3_ext.vec_env import ModelVecEnv
 
 __all__ = [
     "AgentPolicy",
+    "AgentPrior",
     "AgentValue",
     "DynaCallback",
     "DynaConfig",

@@ -54,8 +54,8 @@ class AgentValue:
         shown = obs.to(self.agent.device)
         normalizer = self.agent.get_vec_normalize_env()
         if normalizer is not None and normalizer.norm_obs:
-            shown = _normalized(shown, normalizer)
-        with _evaluating(policy):
+            shown = normalized(shown, normalizer)
+        with evaluating(policy):
             value = self._value(policy, shown.float())
         if normalizer is not None and normalizer.norm_reward:
             value = value * float(np.sqrt(normalizer.ret_rms.var + normalizer.epsilon))
@@ -93,7 +93,7 @@ def _at_own_action(policy: Any, obs: Tensor) -> Tensor:
     return smallest
 
 
-def _normalized(obs: Tensor, normalizer: VecNormalize) -> Tensor:
+def normalized(obs: Tensor, normalizer: VecNormalize) -> Tensor:
     """What ``VecNormalize.normalize_obs`` does, in torch, so that gradients pass."""
     statistics: Any = normalizer.obs_rms
     mean, spread = _like(obs, statistics.mean), _like(obs, np.sqrt(statistics.var + normalizer.epsilon))
@@ -105,7 +105,7 @@ def _like(obs: Tensor, values: NDArray[Any]) -> Tensor:
 
 
 @contextmanager
-def _evaluating(policy: nn.Module) -> Iterator[None]:
+def evaluating(policy: nn.Module) -> Iterator[None]:
     """Batch normalisation and dropout as in evaluation inside the block, every module as it was after it."""
     modes = [(module, module.training) for module in policy.modules()]
     for module, _ in modes:
