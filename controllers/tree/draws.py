@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Generator
 
 from controllers.tree.space import Points, Region
@@ -62,13 +63,24 @@ class InformedPoints:
         self._axes = _rotation((goal - start) / self.shortest) if self.shortest else np.eye(len(start))
         self._drawn: list[Points] = []
 
+    def contains(self, points: Points, cost: float) -> NDArray[np.bool_]:
+        """Which of ``points (B, D)`` a path shorter than ``cost`` could pass, ``(B,)``."""
+        sums = np.linalg.norm(points - self._start, axis=1) + np.linalg.norm(points - self._goal, axis=1)
+        possible: NDArray[np.bool_] = sums <= cost
+        return possible
+
+    def volume(self, cost: float) -> float:
+        """The volume of the ellipsoid for ``cost``, or that of the bounds if it is smaller."""
+        ellipsoid = unit_ball_volume(len(self._centre)) * float(np.prod(self._half_axes(cost)))
+        return min(ellipsoid, float(np.prod(self._high - self._low)))
+
     def draw(self, cost: float) -> Points:
         """One point ``(D,)`` that a path shorter than ``cost`` could pass."""
         while True:
             while self._drawn:
                 point = self._drawn.pop()
                 # Drawn for the cost of its time, which may have fallen since.
-                if np.linalg.norm(point - self._start) + np.linalg.norm(point - self._goal) <= cost:
+                if self.contains(point[None], cost)[0]:
                     return point
             points = self._centre + self._ball() * self._half_axes(cost) @ self._axes.T
             inside = ((points >= self._low) & (points <= self._high)).all(1)

@@ -8,10 +8,10 @@ from scipy.spatial import cKDTree
 
 from controllers.tree.space import Points
 
-BUFFER = 128
+BUFFER = 256
 """Points that are searched one by one before they move into a tree."""
 
-RATIO = 8
+RATIO = 16
 """Each tree is at least this many times as large as the next one."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from controllers.tree.space import MotionProblem, Points, Region
 from mbrl_wrappers.checks import within
 
 SHORT_ENOUGH = 1 + 1e-9  # of the straight line: nothing is left to gain
+FOCUS = 0.999  # share of a cost below which the radius is set anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class RRTStar(RRT):
 
     with :math:`\mu` the volume of the bounds, :math:`\zeta_d` that of the unit ball and :math:`f` the
     ``radius_factor``; above 1, the cost of the path converges to the shortest one. All ``max_nodes`` nodes are used,
-    and the goal becomes one of them as soon as it can be reached.
+    and the goal becomes one of them as soon as it can be reached. Where draws are informed, :math:`\mu` and :math:`n`
+    are those of the points that a shorter path could pass (Gammell, Barfoot and Srinivasa 2018, section V).
 
     Attributes:
         radius_factor: :math:`f`.
@@ -51,8 +53,9 @@ class RRTStar(RRT):
         start, goal = metric_ends(checker)
         step = self.step_in(problem)  # type: ignore[arg-type]
         tree = Tree(start)
-        grower = _Grower(tree, checker, step, self.radius_factor * optimal_radius(problem))
         points, informed = UniformPoints(problem, rng), InformedPoints(problem, start, goal, rng)
+        grower = _Grower(tree, checker, step, self.radius_factor * optimal_radius(problem))
+        known = np.inf
         end = grower.insert(goal, 0) if informed.shortest <= step else None
         gap, nearest, iterations = informed.shortest, 0, 0
         while len(tree) < self.max_nodes and iterations < DRAWS_PER_NODE * self.max_nodes:
@@ -63,6 +66,10 @@ class RRTStar(RRT):
                 cost = float(tree.costs[end])
                 if cost <= informed.shortest * SHORT_ENOUGH:
                     break
+                if self.informed and cost < FOCUS * known:
+                    known = cost
+                    gamma = optimal_radius(problem, informed.volume(cost))
+                    grower.focus(self.radius_factor * gamma, int((~informed.contains(tree.points, cost)).sum()))
                 target = informed.draw(cost) if self.informed else points.draw()
             near, distance = tree.nearest.nearest(target)
             node = grower.insert(steer(tree.points[near], target, distance, step), near) if distance else None
@@ -96,16 +103,18 @@ class _Grower:
         checker: of edges.
         step: largest radius.
         gamma: see :class:`RRTStar`.
+        left_out: nodes that do not count in the radius.
     """
 
     tree: Tree
     checker: Checker
     step: float
     gamma: float
-    _dimensions: int = field(init=False)
+    left_out: int = 0
 
-    def __post_init__(self) -> None:
-        self._dimensions = self.tree.points.shape[1]
+    def focus(self, gamma: float, left_out: int) -> None:
+        """From now on points come from a part of the space, outside which ``left_out`` nodes lie."""
+        self.gamma, self.left_out = gamma, left_out
 
     def insert(self, point: Points, nearest: int) -> int | None:
         """Add ``point (D,)`` and return its index, or None if no edge leads there; ``nearest`` is its nearest node."""
@@ -125,8 +134,8 @@ class _Grower:
         return node
 
     def _near(self, point: Points, nearest: int) -> NDArray[np.int64]:
-        count = len(self.tree)
-        radius = min(self.gamma * (np.log(count) / count) ** (1 / self._dimensions), self.step)
+        count = max(len(self.tree) - self.left_out, 2)
+        radius = min(self.gamma * (np.log(count) / count) ** (1 / len(point)), self.step)
         near = self.tree.nearest.within(point, radius)
         return near if len(near) else np.array([nearest])
 
@@ -142,8 +151,9 @@ class _Grower:
             self.tree.rewire(int(other), node)
 
 
-def optimal_radius(region: Region) -> float:
-    r"""The smallest :math:`\gamma` of RRT*, metric, with the volume of the bounds for that of the free space."""
+def optimal_radius(region: Region, volume: float | None = None) -> float:
+    r"""The smallest :math:`\gamma` of RRT*, metric, for a part of the region of this volume; default all of it."""
     size = region.dimensions
-    volume = float(np.prod(region.to_metric(region.high - region.low)))
+    if volume is None:
+        volume = float(np.prod(region.to_metric(region.high - region.low)))
     return float(2 * ((1 + 1 / size) * volume / unit_ball_volume(size)) ** (1 / size))

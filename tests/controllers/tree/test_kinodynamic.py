@@ -15,7 +15,7 @@ from mbrl_wrappers.types import Prediction
 from tests.controllers.tree.integrator import SECONDS, integrator, rest_to_rest, shortest_time, step
 
 QUICK = KinodynamicRRT(sparsity=0.0, max_nodes=3000)
-SPARSE = KinodynamicRRT(sparsity=0.05, goal_tolerance=0.05, max_nodes=2000)
+SPARSE = KinodynamicRRT(sparsity=0.1, goal_tolerance=0.05, max_nodes=1000)
 
 
 def seeded(seed: int = 0) -> th.Generator:
