@@ -158,7 +158,7 @@ def main() -> None:
     table = double_integrator((1, 2, 3, 5, 10, 15, 30), args.episodes, args.seed)
     if args.json:
         command = shlex.join(["python", "scripts/new_information.py", *sys.argv[1:]])
-        report = {"command": command, "episodes": args.episodes, "seed": args.seed, "versions": versions()}
+        report = {"command": command, "episodes": args.episodes, "seed": args.seed, "versions": versions("sb3")}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**report, "costs": [asdict(row) for row in table]}, indent=1) + "\n")
     draw(table, read_returns(args.runs) if args.runs else {}, args.output)

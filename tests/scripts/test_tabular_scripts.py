@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts import bench_tabular, dyna_q_mazes, toy_text
+from scripts import dyna_q_mazes, toy_text
+from scripts.benchmarks import tabular
 
 
 def test_settled_is_the_first_episode_whose_mean_is_low() -> None:
@@ -42,7 +43,7 @@ def test_steps_to_the_optimum_of_the_cliff() -> None:
 
 
 def test_rates_are_of_updates() -> None:
-    rate = bench_tabular.measure("nothing", lambda: None, 10, 0.0)
+    rate = tabular.measure("nothing", lambda: None, 10, 0.0)
     assert 0 < rate.low <= rate.median <= rate.high
 
 
