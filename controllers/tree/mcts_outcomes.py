@@ -33,9 +33,10 @@ class Outcomes:
     * ``"widening"``: draws anew while there are fewer than :math:`k N(s, a)^\alpha` successors, and else follows the
       one furthest behind its share of the draws (progressive widening, Couetoux et al. 2011); for continuous states,
       where no successor is ever drawn twice.
-    * ``"auto"``: sixteen copies of each start are rolled along one random action sequence. Copies that never part make
-      the model ``"one"``; when they part, more than half as many successors as copies make it ``"widening"``, fewer
-      ``"drawn"``. A model whose chance is so rare, or so far off, that no copy meets it must be named ``"drawn"``.
+    * ``"auto"``: sixteen copies of each start are rolled along a random sequence after each first action. Copies that
+      never part make the model ``"one"``; when they part, more than half as many successors as copies make it
+      ``"widening"``, fewer ``"drawn"``. A model whose chance is so rare, or so far off, that no copy meets it must be
+      named ``"drawn"``.
 
     Attributes:
         kind: see above.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch as th
@@ -14,6 +15,7 @@ from controllers.tree.counted_model import CountedModel
 from controllers.tree.mcts_node import Node, SearchTree
 from controllers.tree.mcts_outcomes import PROBES, Kind, Outcomes, kind_of, observed
 from controllers.tree.state_pool import StatePool
+from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import draw_seed
 from mbrl_wrappers.types import Prediction
 
@@ -98,23 +100,35 @@ def _remembered(warm: WarmStart | None, row: int, planner: object) -> TreeMemory
 
 
 def _probed(problem: PlanningProblem[S], model: CountedModel[S], state: S) -> list[Kind]:
-    """The kind that copies of each start show, along one random action sequence for each problem."""
+    """The kind that copies of each start show, along one random sequence after each first action."""
     count, horizon, size = problem.num_problems, *problem.sequence_shape
-    drawn = th.randint(size, (count, horizon), generator=model.generator, device=problem.device)
-    actions = th.eye(size, device=problem.device)[drawn].repeat_interleave(PROBES, 0)  # (N * PROBES, H, A)
-    kinds: list[Kind | None] = [None] * count
+    drawn = th.randint(size, (count, size, horizon), generator=model.generator, device=problem.device)
+    drawn[:, :, 0] = th.arange(size, device=problem.device)
+    actions = th.eye(size, device=problem.device)[drawn.flatten(0, 1)].repeat_interleave(PROBES, 0)
+    copies = th.arange(count * PROBES, device=problem.device).view(count, 1, PROBES).expand(-1, size, -1)
+    state = take_rows(state, copies.flatten())  # (N * A * PROBES) rows
+    groups = count * size
+    kinds: list[Kind | None] = [None] * groups
     for t in range(1 if model.rolls_whole else horizon):
         if model.rolls_whole:
             seen = model.roll(state, actions)
         else:
             state, one = model.step(state, actions[:, t])
             seen = Prediction(*(field[:, None] for field in one))
-        seen = Prediction(*(field.unflatten(0, (count, PROBES)) for field in seen))  # (N, PROBES, T, ...)
+        seen = Prediction(*(field.unflatten(0, (groups, PROBES)) for field in seen))  # (N * A, PROBES, T, ...)
         for row in [row for row, kind in enumerate(kinds) if kind is None]:
             kinds[row] = _parted(Prediction(*(field[row] for field in seen)))
-        if None not in kinds:
+        settled = [kinds[row * size : (row + 1) * size] for row in range(count)]
+        if all("drawn" in mine or "widening" in mine or None not in mine for mine in settled):
             break
-    return [kind or "one" for kind in kinds]
+    return [_coarsest(kinds[row * size : (row + 1) * size]) for row in range(count)]
+
+
+def _coarsest(kinds: Sequence[Kind | None]) -> Kind:
+    for kind in ("widening", "drawn"):
+        if kind in kinds:
+            return kind
+    return "one"
 
 
 def _parted(seen: Prediction) -> Kind | None:
