@@ -42,6 +42,8 @@ def tree_lines(
 ) -> list[Line]:
     """Lay out actions and outcomes that at least a share ``least`` of the simulations took, ``depth`` decisions deep.
 
+    What was visited most is on top. A node that several actions lead to goes on only where it is met first.
+
     Args:
         tree: what to draw.
         depth: decisions below the root.
@@ -50,6 +52,7 @@ def tree_lines(
         name: what an observation, as float32 bytes, is called.
     """
     lines: list[Line] = []
+    met: set[int] = set()
     total, leaves = max(1, tree.root.visits), iter(range(10**6))
 
     def place_edge(edge: Edge, level: int) -> float:
@@ -62,7 +65,10 @@ def tree_lines(
         return middle
 
     def place_node(node: Node, level: int) -> float:
-        kept = [edge for edge in node.edges if edge.visits >= least * total and edge.visits] if level < depth else []
+        open_here = level < depth and id(node) not in met
+        met.add(id(node))
+        found = sorted(node.edges, key=lambda edge: -edge.visits)
+        kept = [edge for edge in found if edge.visits >= max(1, least * total)] if open_here else []
         heights = [place_edge(edge, level) for edge in kept] or [float(next(leaves))]
         middle = sum(heights) / len(heights)
         for edge, height in zip(kept, heights, strict=False):
@@ -87,7 +93,7 @@ def draw(lines: list[Line], title: str, path: Path) -> None:
     from matplotlib.colors import Normalize
 
     height = max(line.end[1] for line in lines) + 1
-    figure, axes = plt.subplots(figsize=(11, max(4, 0.3 * height)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, max(4, 0.22 * height)), layout="constrained")
     values = [line.value for line in lines]
     scale, colours = Normalize(min(values), max(values)), colormaps["viridis"]
     for line in lines:
@@ -96,15 +102,16 @@ def draw(lines: list[Line], title: str, path: Path) -> None:
         bend = y0 + (y1 - y0) * (3 * along**2 - 2 * along**3)
         style: dict[str, Any] = {"color": colours(scale(line.value)), "linewidth": 0.6 + 9 * line.share**0.7}
         axes.plot(x0 + (x1 - x0) * along, bend, solid_capstyle="round", zorder=1, **style)
-        axes.scatter([x1], [y1], s=60 if line.chance else 12, color="black", zorder=2)
-        axes.annotate(line.text, (x1, y1), (4, 5), textcoords="offset points", fontsize=8, zorder=3)
+        axes.scatter([x1], [y1], s=40 if line.chance else 12, color="black", zorder=2)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+        axes.annotate(line.text, (x1, y1), (5, 5), textcoords="offset points", fontsize=8, zorder=3, bbox=box)
     root = next(line.start for line in reversed(lines) if line.start[0] == 0)
     axes.scatter([root[0]], [root[1]], s=90, color="black", zorder=2)
     figure.colorbar(
         plt.cm.ScalarMappable(scale, colours), ax=axes, label="value of the action", fraction=0.03, pad=0.01
     )
     axes.set_title(title, loc="left", fontsize=10)
-    axes.margins(0.06)
+    axes.margins(0.07, 0.03)
     axes.invert_yaxis()
     axes.axis("off")
     figure.savefig(path, dpi=130)
@@ -118,7 +125,7 @@ def main() -> None:
     parser.add_argument("--state", type=int, default=9, help="of FrozenLake, where the search begins (default: 9)")
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--depth", type=int, default=2, help="decisions drawn (default: 2)")
-    parser.add_argument("--least", type=float, default=0.01, help="share of simulations that is drawn (default: 0.01)")
+    parser.add_argument("--least", type=float, default=0.02, help="share of simulations that is drawn (default: 0.02)")
     parser.add_argument("-o", "--output", type=Path, default=Path("tree.png"))
     args = parser.parse_args()
     env = gymnasium.make(args.env)
