@@ -45,7 +45,8 @@ class RRTConnect(GeometricPlanner):
             node = _extend(trees[grows], target, step, checker)
             if node is None:
                 continue
-            other = _connect(trees[1 - grows], trees[grows].points[node], step, checker, self.max_nodes)
+            room = self.max_nodes - sum(map(len, trees))
+            other = _connect(trees[1 - grows], trees[grows].points[node], step, checker, room)
             if other is not None:
                 bridge = (node, other) if grows == 0 else (other, node)
         return _joined(trees, bridge, goal, iterations)
@@ -63,14 +64,14 @@ def _extend(tree: Tree, target: Points, step: float, checker: Checker) -> int | 
     return tree.add(point, near) if checker.edge_valid(tree.points[near], point) else None
 
 
-def _connect(tree: Tree, target: Points, step: float, checker: Checker, max_nodes: int) -> int | None:
-    """Steps towards ``target (D,)`` until one is blocked: the node that reached it, or None."""
+def _connect(tree: Tree, target: Points, step: float, checker: Checker, room: int) -> int | None:
+    """At most ``room`` steps towards ``target (D,)``, until one is blocked: the node that reached it, or None."""
     node, distance = tree.nearest.nearest(target)
     while distance:
         point = steer(tree.points[node], target, distance, step)
-        if len(tree) >= max_nodes or not checker.edge_valid(tree.points[node], point):
+        if not room or not checker.edge_valid(tree.points[node], point):
             return None
-        node = tree.add(point, node)
+        node, room = tree.add(point, node), room - 1
         distance = length(target - point)
     return node
 

@@ -90,7 +90,7 @@ def test_sparse_trees_only_get_quicker() -> None:
 def test_obstacles_and_bounds_hold_between_the_steps_too() -> None:
     # A sheet that one step jumps: it has a hole at high speed only.
     def valid(places: Any) -> Any:
-        return (np.abs(places[:, 0] - 0.5) > 0.002) | (places[:, 1] > 0.5)
+        return (np.abs(places[:, 0] - 0.5) > 0.001) | (places[:, 1] > 0.5)
 
     plan = QUICK.plan(rest_to_rest(1.0, valid=valid), generator=seeded())
     assert plan.solved
@@ -99,6 +99,12 @@ def test_obstacles_and_bounds_hold_between_the_steps_too() -> None:
         assert valid(before + share * (after - before)).all()
     crossing = plan.path[1:][np.diff(np.sign(plan.path[:, 0] - 0.5)) != 0]
     assert crossing[:, 1].min() > 0.5
+
+
+def test_a_wall_that_the_rough_look_misses_is_not_jumped() -> None:
+    problem = rest_to_rest(1.0, valid=lambda places: np.abs(places[:, 0] - 0.5) > 0.02, resolution=0.03)
+    plan = KinodynamicRRT(sparsity=0.0, max_nodes=800).plan(problem, generator=seeded())
+    assert plan.nodes[:, 0].max() < 0.5
 
 
 def test_a_goal_that_cannot_be_reached_gives_the_nearest_approach() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from controllers import RRTConnect, shortcut
+from controllers import MotionProblem, RRTConnect, shortcut
 from controllers.tree.path import path_length, path_valid
 from tests.controllers.tree.disc import SHORTEST, disc_problem, finely_free
 
@@ -44,6 +44,17 @@ def test_a_path_without_a_shorter_one_stays() -> None:
     still = np.zeros((2, 2))
     np.testing.assert_array_equal(shortcut(disc_problem(), still, generator=seeded()), still)
     np.testing.assert_array_equal(shortcut(disc_problem(), still[:1], generator=seeded()), still[:1])
+
+
+def test_something_thin_is_not_cut_through() -> None:
+    def valid(points: np.ndarray) -> np.ndarray:
+        return (np.abs(points[:, 0] - 0.5) > 0.0003) | (points[:, 1] > 0.9)
+
+    problem = MotionProblem([0, 0], [1, 1], [0, 0], [1, 0], valid)
+    path = shortcut(problem, np.array([[0, 0], [0.5, 1], [1, 0.0]]), generator=seeded())
+    assert path_length(problem, path) < 2.1  # it was 2.24, and 2.06 is shortest
+    share = np.linspace(0, 1, 20_000)[:, None]
+    assert all(valid(a + share * (b - a)).all() for a, b in pairwise(path))
 
 
 def test_lengths_are_those_of_the_metric() -> None:

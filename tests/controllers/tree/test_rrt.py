@@ -103,6 +103,14 @@ def test_a_free_line_is_taken_as_it_is(planner: Any) -> None:
 
 
 @each_planner
+def test_no_planner_has_more_nodes_than_it_may(planner: Any) -> None:
+    free = MotionProblem([0, 0], [1, 1], [0.1, 0.1], [0.9, 0.9])
+    plan = type(planner)(step=0.001, max_nodes=50).plan(free, generator=seeded())
+    assert len(plan.nodes) == 50
+    assert not plan.solved
+
+
+@each_planner
 def test_a_goal_at_the_start_is_solved(planner: Any) -> None:
     plan = planner.plan(MotionProblem([0, 0], [1, 1], [0.5, 0.5], [0.5, 0.5]), generator=seeded())
     assert plan.solved

@@ -33,7 +33,7 @@ def test_more_nodes_of_the_same_seed_never_give_a_longer_path() -> None:
 
 
 def test_a_new_node_takes_the_best_parent_and_rewires_its_neighbours() -> None:
-    checker = Checker(Region([-9, -9], [9, 9], lambda points: ~(np.abs(points - [3, 0.05]) < 0.02).all(1)))
+    checker = Checker(Region([-9, -9], [9, 9], lambda points: ~(np.abs(points - [3, 0.05]) < 0.004).all(1)))
     tree = Tree(np.zeros(2))
     detour = tree.add(np.array([1.0, 2.0]), 0)
     far = tree.add(np.array([4.0, 0.0]), detour)
@@ -45,6 +45,16 @@ def test_a_new_node_takes_the_best_parent_and_rewires_its_neighbours() -> None:
     assert tree.parents.tolist() == [-1, 0, 5, 2, 1, 0]
     assert tree.costs[[node, far, below]].tolist() == [2, 4, 5]
     assert tree.costs[hidden] == before
+
+
+def test_a_parent_behind_something_thin_is_passed_over() -> None:
+    checker = Checker(Region([-9, -9], [9, 9], lambda points: ~(np.abs(points - [1.02, 0]) < 0.004).all(1)))
+    tree = Tree(np.zeros(2))
+    detour = tree.add(np.array([0.5, 0.5]), 0)
+    here = np.array([2.0, 0.0])
+    assert checker.roughly_valid(np.zeros((1, 2)), here[None]).all()
+    node = _Grower(tree, checker, step=9.0, gamma=100.0).insert(here, 0)
+    assert tree.parents[node] == detour
 
 
 def test_rewiring_straightens_the_tree() -> None:
