@@ -20,6 +20,9 @@ Merge = Literal["state", "observation", "never"]
 PROBES = 16
 """Copies of a start that are compared to see whether, and how finely, the model draws."""
 
+PROBE_STEPS = 8
+"""For so many steps, or to the horizon."""
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -33,8 +36,8 @@ class Outcomes:
     * ``"widening"``: draws anew while there are fewer than :math:`k N(s, a)^\alpha` successors, and else follows the
       one furthest behind its share of the draws (progressive widening, Couetoux et al. 2011); for continuous states,
       where no successor is ever drawn twice.
-    * ``"auto"``: sixteen copies of each start are rolled along a random sequence after each first action. Copies that
-      never part make the model ``"one"``; when they part, more than half as many successors as copies make it
+    * ``"auto"``: sixteen copies of each start take each first action and seven random ones more. Copies that never part
+      make the model ``"one"``; when they part, more than half as many successors as copies make it
       ``"widening"``, fewer ``"drawn"``. A model whose chance is so rare, or so far off, that no copy meets it must be
       named ``"drawn"``.
 

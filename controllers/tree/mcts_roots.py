@@ -13,7 +13,7 @@ from controllers.plan import WarmStart
 from controllers.problem import PlanningProblem
 from controllers.tree.counted_model import CountedModel
 from controllers.tree.mcts_node import Node, SearchTree
-from controllers.tree.mcts_outcomes import PROBES, Kind, Outcomes, kind_of, observed
+from controllers.tree.mcts_outcomes import PROBE_STEPS, PROBES, Kind, Outcomes, kind_of, observed
 from controllers.tree.state_pool import StatePool
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import draw_seed
@@ -100,8 +100,9 @@ def _remembered(warm: WarmStart | None, row: int, planner: object) -> TreeMemory
 
 
 def _probed(problem: PlanningProblem[S], model: CountedModel[S], state: S) -> list[Kind]:
-    """The kind that copies of each start show, along one random sequence after each first action."""
-    count, horizon, size = problem.num_problems, *problem.sequence_shape
+    """The kind that copies of each start show, along one random sequence after each first action, for a few steps."""
+    count, size = problem.num_problems, problem.codec.size
+    horizon = min(problem.horizon, PROBE_STEPS)
     drawn = th.randint(size, (count, size, horizon), generator=model.generator, device=problem.device)
     drawn[:, :, 0] = th.arange(size, device=problem.device)
     actions = th.eye(size, device=problem.device)[drawn.flatten(0, 1)].repeat_interleave(PROBES, 0)
