@@ -21,8 +21,8 @@ class ActionCodec:
     .. math:: a_{model} = 2\,\frac{a - low}{high - low} - 1 \in [-1, 1],
 
     a Discrete action becomes a one-hot row, a MultiDiscrete one the one-hot rows of its ``G`` entries side by side. A
-    dimension with an infinite bound keeps its units (nothing says how to scale it); one of zero width maps to 0 and
-    back to its bound.
+    dimension with an infinite bound, or one that float32 cannot hold, keeps its units (nothing says how to scale it);
+    one of zero width maps to 0 and back to its bound.
 
     Planners and models of a user's own take all three; whatever learns or stores takes Box and Discrete alone and
     calls :func:`check_action_space` first.
@@ -47,7 +47,7 @@ class ActionCodec:
         assert isinstance(self.action_space, spaces.Box)
         low = th.as_tensor(self.action_space.low.reshape(-1), dtype=th.float64)
         high = th.as_tensor(self.action_space.high.reshape(-1), dtype=th.float64)
-        bounded = low.isfinite() & high.isfinite()
+        bounded = low.float().isfinite() & high.float().isfinite()
         one, zero = th.ones_like(low), th.zeros_like(low)
         self.size = low.numel()
         self._half = th.where(bounded, (high - low) / 2, one).float()  # (A,)

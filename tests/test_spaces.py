@@ -60,6 +60,14 @@ def test_every_multidiscrete_action_survives_the_round_trip(sizes: list[int], da
     assert codec.to_env(model_action).tolist() == [action]
 
 
+def test_a_bound_that_float32_cannot_hold_is_none() -> None:
+    edge = np.finfo(np.float64).max
+    codec = ActionCodec(spaces.Box(np.array([-edge, 0]), np.array([edge, 1]), dtype=np.float64))
+    np.testing.assert_array_equal(codec.to_env(th.tensor([[2.5, 0.0]])), [[2.5, 0.5]])
+    assert codec.encode(th.tensor([[2.5, 0.5]])).tolist() == [[2.5, 0.0]]
+    assert codec.bounds[0].tolist() == [-np.inf, -1.0]
+
+
 def test_a_float64_bound_is_never_left_by_rounding() -> None:
     # float32(0.1) is above 0.1 and float32(-0.7) above -0.7, so float32 bounds would let an action out.
     space = spaces.Box(np.array([-0.7, -0.1]), np.array([0.1, 0.3]), dtype=np.float64)
