@@ -107,12 +107,13 @@ class MPPI(ShootingPlanner[GaussianSequences]):
 def path_weights(scores: Tensor, temperature: float, *, normalise: bool) -> Tensor:
     """Softmax weights of ``scores (N, P)``; zero where a score is not finite, all zero where none is."""
     finite = scores.isfinite()
-    known = th.where(finite, scores, 0)
-    count = finite.sum(1, keepdim=True).clamp(min=1)
+    best = th.where(finite, scores, -th.inf).amax(1, keepdim=True)
+    behind = th.where(finite, scores - best, 0)  # before anything else: large scores leave few digits
     if normalise:
-        mean = known.sum(1, keepdim=True) / count
-        variance = (th.where(finite, scores - mean, 0).square()).sum(1, keepdim=True) / count
+        count = finite.sum(1, keepdim=True).clamp(min=1)
+        mean = behind.sum(1, keepdim=True) / count
+        variance = (th.where(finite, behind - mean, 0).square()).sum(1, keepdim=True) / count
         spread = variance.sqrt()
-        known = known / th.where(spread > 0, spread, th.ones_like(spread))
-    logits = th.where(finite, known / temperature, -th.inf)
+        behind = behind / th.where(spread > 0, spread, th.ones_like(spread))
+    logits = th.where(finite, behind / temperature, -th.inf)
     return th.softmax(logits, 1).nan_to_num(0.0)

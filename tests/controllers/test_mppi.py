@@ -43,6 +43,13 @@ def test_normalised_weights_do_not_depend_on_the_units_of_rewards() -> None:
     assert path_weights(1e6 * scores, 1e-3, normalise=False).isfinite().all()
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_weights_of_large_scores_keep_their_digits(normalise: bool) -> None:
+    scores = 1e6 + th.randn(2, 30, generator=generator())
+    wanted = path_weights(scores.double(), 0.1, normalise=normalise)
+    th.testing.assert_close(path_weights(scores, 0.1, normalise=normalise).double(), wanted, rtol=1e-4, atol=1e-7)
+
+
 def closed_form(horizon: int, temperature: float, std: float) -> float:
     """First control of the minimum of ``sum x_t'x_t + temperature / (2 std^2) |U|^2`` over t = 1 ... H."""
     powers = [np.linalg.matrix_power(A, k) for k in range(horizon + 1)]
