@@ -319,6 +319,8 @@ def test_arguments() -> None:
 @pytest.mark.parametrize("file", ["pets.yml", "plan.yml"])
 def test_every_entry_can_be_used(file: str) -> None:
     document = parse_yaml((HYPERPARAMS_FOLDER / file).read_text())
+    lines = (HYPERPARAMS_FOLDER / file).read_text().splitlines()
+    assert [line.partition(":")[0] for line in lines if line[:1].strip(" #")] == list(document)  # no key twice
     assert yaml.safe_load((HYPERPARAMS_FOLDER / file).read_text()).keys() == document.keys()
     for env_id in document:
         for name in LEARNING_PLANNERS if file == "pets.yml" else PLANNERS:
