@@ -13,7 +13,7 @@ from torch import Tensor
 
 from controllers import MCTS, CVaR, Outcomes, PlanningProblem, Rollouts, root_statistics, search_trees
 from controllers.tree.mcts_node import Node, SearchTree, reachable
-from mbrl_wrappers import FunctionModel
+from mbrl_wrappers import FunctionModel, Prediction
 from tests.controllers.tree.small_tasks import LINE, GamblesModel, generator, plan, two_step_model
 
 NO_ROLLOUTS = Rollouts(0)
@@ -165,6 +165,29 @@ def test_nothing_counts_after_a_termination() -> None:
     assert found.values[0, 1] == pytest.approx(5.0, abs=1.0)
     all_end = FunctionModel(LINE, spaces.Discrete(2), lambda obs, a: (obs, a.float(), th.ones(len(obs)) > 0))
     assert root_statistics(plan(all_end, MCTS(simulations=9), horizon=5)).values.tolist() == [[0.0, 1.0]]
+
+
+class Rolling(FunctionModel):
+    """The same model with rollouts of whole sequences, that go on after a termination as if nothing had happened."""
+
+    def rollout(self, state, actions, *, generator):  # type: ignore[no-untyped-def]
+        steps = []
+        for t in range(actions.shape[1]):
+            state, prediction = self.step(state, actions[:, t], generator=generator)
+            steps.append(prediction)
+        return Prediction(*(th.stack(fields, 1) for fields in zip(*steps, strict=True)))
+
+
+@pytest.mark.parametrize("kind", [FunctionModel, Rolling])
+def test_rollouts_end_with_the_episode_or_in_the_terminal_value(kind: type[FunctionModel]) -> None:
+    def ends_at(limit: float) -> FunctionModel:
+        return kind(LINE, spaces.Discrete(2), lambda obs, a: (obs + 1, 1 + 0 * obs[:, 0], obs[:, 0] + 1 >= limit))
+
+    planner = MCTS(simulations=2, rollouts=Rollouts(3))
+    short = plan(ends_at(2.0), planner, horizon=5, discount=0.5, terminal_reward=-4.0)
+    assert root_statistics(short).values.tolist() == [[1 + 0.5 * (1 - 4)] * 2]
+    long = plan(ends_at(9.0), planner, horizon=3, discount=0.5, terminal_value=lambda obs: 8 * obs[:, 0])
+    assert root_statistics(long).values.tolist() == [[1 + 0.5 + 0.25 + 0.125 * 8 * 3] * 2]
 
 
 def test_a_value_function_takes_the_place_of_rollouts() -> None:
