@@ -19,7 +19,7 @@ from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.types import DynamicsModel, LatentModel, RolloutPolicy
+from mbrl_wrappers.types import BoundModel, DynamicsModel, LatentModel, RolloutPolicy
 
 S = TypeVar("S")
 
@@ -228,7 +228,10 @@ class MPCPolicy(Generic[S]):
     def _replanned(self, state: MPCState, obs: Tensor, horizon: int, rows: Tensor) -> MPCState:
         """The state once ``rows`` have a new plan."""
         start: Any = obs[rows] if state.belief is None else take_rows(state.belief[0], rows)
-        problem = PlanningProblem(self.model, start, horizon, **self.objective)
+        model: Any = self.model
+        if isinstance(model, BoundModel) and len(rows) < len(obs) == model.num_envs:
+            model = model.of_envs(rows)  # the model may go by the order of rows
+        problem: PlanningProblem[S] = PlanningProblem(model, start, horizon, **self.objective)
         generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
         left = state.warm_start
         elites = None if left.elites is None else left.elites[rows]

@@ -21,7 +21,7 @@ A *model action* is what models, planners and replay buffers use: a Box action s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch as th
 from gymnasium import spaces
@@ -171,7 +171,8 @@ class SequenceModel(Protocol[S_in]):
     def rollout(self, state: S_in, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``.
 
-        Rows are ``groups`` equal blocks: row ``i`` of every block sees the same random draws. What a row predicts after its first termination, or once it is not finite, has no meaning and is not read.
+        Rows are ``groups`` equal blocks: row ``i`` of every block sees the same random draws. What a row predicts after
+        its first termination, or once it is not finite, has no meaning and is not read.
         """
         ...
 
@@ -195,6 +196,20 @@ class VectorStateModel(Protocol[S]):
 
     def with_state_vector(self, state: S, vector: Tensor) -> S:
         """``state`` with its coordinates replaced by ``vector (B, X)``; what they do not cover stays."""
+        ...
+
+
+@runtime_checkable
+class BoundModel(Protocol):
+    """A model of several live environments that may know only by their order which row belongs to which."""
+
+    @property
+    def num_envs(self) -> int:
+        """How many there are."""
+        ...
+
+    def of_envs(self, numbers: Tensor) -> Any:
+        """The same model of the environments ``numbers`` (int64) alone, in this order."""
         ...
 
 

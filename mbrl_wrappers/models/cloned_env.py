@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -85,6 +86,17 @@ class ClonedEnvModel:
             copy_env(member)  # whether it can be copied is said now, not in the middle of a plan
         self._read: Callable[[AnyEnv], Any] | None = observation_reader(self._envs[0])
         self.checks_observations = self._read is not None
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments it is bound to."""
+        return len(self._envs)
+
+    def of_envs(self, numbers: Tensor) -> ClonedEnvModel:
+        """The same model of the environments ``numbers`` (int64) alone, in this order."""
+        model = copy.copy(self)
+        model._envs = tuple(self._envs[number] for number in numbers.tolist())
+        return model
 
     def encode(self, observation: Any) -> Tensor:
         """Observations of the environments ``(B, ...)`` as rows ``(B, O)``: one-hot if they are numbers of states."""

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from mbrl_wrappers.spaces import ActionCodec, AnySpace
 from mbrl_wrappers.types import (
+    BoundModel,
     DynamicsModel,
     Prediction,
     RewardFn,
@@ -141,10 +142,26 @@ class _HasCoordinates(WithReward[S]):
         return self.inner.with_state_vector(state, vector)
 
 
+class _IsBound(WithReward[S]):
+    """Of a :class:`~mbrl_wrappers.types.BoundModel`."""
+
+    inner: Any
+
+    @property
+    def num_envs(self) -> int:
+        """How many environments the inner model is bound to."""
+        return int(self.inner.num_envs)
+
+    def of_envs(self, numbers: Tensor) -> Any:
+        """The same model of the environments ``numbers`` (int64) alone, in this order."""
+        return self._public(self.inner.of_envs(numbers), self.reward_fn)
+
+
 _OFFERS: tuple[tuple[Any, type[Any]], ...] = (
     (SequenceModel, _Rolls),
     (SharedNoiseModel, _SharesNoise),
     (VectorStateModel, _HasCoordinates),
+    (BoundModel, _IsBound),
 )
 
 

@@ -60,6 +60,37 @@ def test_discrete_environments_are_driven_too() -> None:
     assert planned > evaluate_policy(random, vec_env_of(make), n_eval_episodes=6)[0]
 
 
+class Unreadable(gymnasium.Env[Any, Any]):
+    """Nothing in it is its observation; the same action is right in one copy and wrong in the other."""
+
+    observation_space, action_space = spaces.Box(-99, 99, (1,)), spaces.Box(-1, 1, (1,))
+
+    def __init__(self, sign: float, length: int) -> None:
+        self.sign, self.length = sign, length
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.array([-1], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        return np.array([self.time], np.float32), self.sign * float(action[0]), self.time >= self.length, False, {}
+
+
+@pytest.mark.parametrize("particles", [1, 2])
+def test_environments_that_only_their_order_tells_apart_plan_for_themselves(particles: int) -> None:
+    venv = DummyVecEnv([lambda: Unreadable(1.0, 3), lambda: Unreadable(-1.0, 5)])  # their plans fall due apart
+    model = ClonedEnvModel(venv)
+    assert not model.checks_observations
+    policy: Any = MPCPolicy(model, RandomShooting(30), 2, execute=2, particles=particles)
+    obs, state, start = venv.reset(), None, np.array([True, True])
+    for _ in range(12):
+        action, state = policy.predict(obs, state, start)
+        assert action[0] > 0 > action[1]
+        obs, _, start, _ = venv.step(action)
+
+
 def test_numbers_of_states_are_encoded_by_the_model() -> None:
     make = lambda: gymnasium.make("FrozenLake-v1", is_slippery=False)  # noqa: E731
     venv = DummyVecEnv([make, make])

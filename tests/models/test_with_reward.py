@@ -11,10 +11,10 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from mbrl_wrappers import EnsembleDynamics, FunctionModel, Prediction, WithReward, save
-from mbrl_wrappers.types import SequenceModel, SharedNoiseModel, VectorStateModel
+from mbrl_wrappers.types import BoundModel, SequenceModel, SharedNoiseModel, VectorStateModel
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model, oracle_reward
 
-PROTOCOLS = (SequenceModel, SharedNoiseModel, VectorStateModel)
+PROTOCOLS = (SequenceModel, SharedNoiseModel, VectorStateModel, BoundModel)
 
 
 def seeded() -> Generator:
@@ -64,21 +64,40 @@ class Coordinates:
         return type(state)(vector)
 
 
+class Bound:
+    num_envs = 3
+    numbers: Any = None
+
+    def of_envs(self, numbers: Tensor) -> Any:
+        chosen = copy.copy(self)
+        chosen.numbers = numbers
+        return chosen
+
+
 def sees(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """Tells the three apart."""
     return 100 * obs[:, 0] + 10 * action[:, 0] + next_obs[:, 0]
 
 
 @pytest.mark.parametrize(
-    "offers", [c for n in range(4) for c in itertools.combinations((Rolls, Shares, Coordinates), n)]
+    "offers", [c for n in range(5) for c in itertools.combinations((Rolls, Shares, Coordinates, Bound), n)]
 )
 def test_it_offers_exactly_what_the_inner_model_offers(offers: tuple[type, ...]) -> None:
     inner = type("Inner", (*offers, Counter), {})()
     model = WithReward(inner, sees)
     assert isinstance(model, WithReward)
     assert [isinstance(model, p) for p in PROTOCOLS] == [isinstance(inner, p) for p in PROTOCOLS]
-    assert [isinstance(inner, p) for p in PROTOCOLS] == [kind in offers for kind in (Rolls, Shares, Coordinates)]
+    assert [isinstance(inner, p) for p in PROTOCOLS] == [kind in offers for kind in (Rolls, Shares, Coordinates, Bound)]
     assert [isinstance(copy.deepcopy(model), p) for p in PROTOCOLS] == [isinstance(inner, p) for p in PROTOCOLS]
+
+
+def test_some_of_the_environments_are_paid_alike() -> None:
+    inner = type("Inner", (Bound, Counter), {})()
+    model: Any = WithReward(inner, sees)
+    assert model.num_envs == 3
+    some = model.of_envs(th.tensor([2, 0]))
+    assert isinstance(some, WithReward)
+    assert (some.inner.numbers.tolist(), some.reward_fn) == ([2, 0], sees)
 
 
 def test_the_reward_sees_environment_units_and_the_observation_before_the_step() -> None:
