@@ -25,7 +25,7 @@ class FunctionModel:
 
     The function sees and returns environment units, batched: ``obs (B, O)``, ``action (B, A)`` in the bounds of
     the Box, ``(B,)`` int64 for Discrete or ``(B, G)`` int64 for MultiDiscrete, ``next_obs (B, O)``, ``reward (B,)``,
-    ``terminated (B,)`` bool. Gradients flow through it if it lets them.
+    ``terminated (B,)`` bool, all of them torch tensors. Gradients flow through it if it lets them.
 
     Args:
         observation_space: one-dimensional float Box.
@@ -35,6 +35,9 @@ class FunctionModel:
     Attributes:
         exact: True: what the function says is taken for the truth, so planners act on the best plan they found and
             not on a mean of good ones.
+
+    Raises:
+        TypeError: for spaces that are not supported; in a step, for a function that returns anything else.
     """
 
     exact = True
@@ -52,7 +55,13 @@ class FunctionModel:
 
     def step(self, state: FunctionState, action: Tensor, *, generator: Generator) -> tuple[FunctionState, Prediction]:
         """Advance every row with model actions ``(B, A)``."""
-        next_obs, reward, terminated = self._step_fn(state.obs, self.codec.decode(action))
+        found = self._step_fn(state.obs, self.codec.decode(action))
+        if len(found) != 3 or not all(isinstance(part, Tensor) for part in found):
+            got = ", ".join(type(part).__name__ for part in found)
+            raise TypeError(f"step_fn must return three tensors (next_obs, reward, terminated), got ({got}).")
+        next_obs, reward, terminated = found
+        if not reward.is_floating_point():
+            reward = reward.to(next_obs.dtype)
         return FunctionState(next_obs), Prediction(next_obs, reward, terminated)
 
     def state_vector(self, state: FunctionState) -> Tensor:
