@@ -103,7 +103,7 @@ class MPCPolicy(Generic[S]):
 
     Raises:
         ValueError: for impossible numbers, or when more actions are executed than planned.
-        TypeError: for an action space that cannot be planned in.
+        TypeError: for an action space that cannot be planned in, and for a class in place of a planner.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class MPCPolicy(Generic[S]):
         seed: int = 0,
         **objective: Unpack[Objective],
     ) -> None:
+        if isinstance(planner, type) or not callable(getattr(planner, "plan", None)):
+            raise TypeError(f"planner must be a planner such as CEM(), an instance of its class, got {planner!r}.")
         self.model, self.planner = model, planner
         self.horizon = at_least("horizon", horizon)
         self.execute = at_least("execute", execute)

@@ -73,6 +73,12 @@ def test_impossible_numbers_are_refused_at_construction(options: Any, message: s
         policy_of(**options)
 
 
+@pytest.mark.parametrize("planner", [CEM, linear_model(1.0), "cem"])
+def test_what_is_no_planner_is_refused_at_construction(planner: Any) -> None:
+    with pytest.raises(TypeError, match=r"such as CEM\(\)"):
+        MPCPolicy(linear_model(1.0), planner)
+
+
 def test_unknown_names_are_refused_at_construction() -> None:
     with pytest.raises(TypeError, match="gamma"):
         policy_of(gamma=0.9)
