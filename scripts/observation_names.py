@@ -16,11 +16,15 @@ _RATES = (("x", "y", "z", "wx", "wy", "wz"), ("wx", "wy", "wz"), ("",), ("",))
 def observation_names(env: gym.Env[Any, Any]) -> list[str]:
     """One name per entry of the observation: joints and blocks of a MuJoCo task, else ``observation <index>``.
 
-    Our own observation wrappers are seen through. Behind any other that changes the observation, nothing is known.
+    A numbered state has one entry per number, as models see it. Our own observation wrappers are seen through. Behind
+    any other that changes the observation, nothing is known.
 
     Args:
-        env: a live environment with a one-dimensional observation.
+        env: a live environment with a one-dimensional or Discrete observation.
     """
+    if isinstance(env.observation_space, gym.spaces.Discrete):
+        first = int(env.observation_space.start)
+        return [f"state {first + index}" for index in range(int(env.observation_space.n))]
     size = int((env.observation_space.shape or (0,))[0])
     try:
         names = _names(env)

@@ -23,6 +23,7 @@ plt: Any = require("matplotlib.pyplot", extra="plots")
 MAX_PANELS = 12
 MAX_CANDIDATES = 200
 ELITE_SHARE = 0.1
+BAR_INCHES = 1.0
 
 
 @th.no_grad()
@@ -83,7 +84,7 @@ def plot_candidates(policy: MPCPolicy[Any], names: Sequence[str], path: Path, ti
         if index < len(shown):
             lines, label = observations[:, :, shown[index]], names[shown[index]]
         else:
-            lines, label = actions[:, :, index - len(shown)], f"action {index - len(shown)}"
+            lines, label = actions[:, :, index - len(shown)], f"model action {index - len(shown)}"
         steps = np.arange(lines.shape[1])
         for number, (line, colour) in enumerate(zip(lines[:-2], colours, strict=True)):
             elite = number >= len(lines) - 2 - len(elites)
@@ -94,9 +95,12 @@ def plot_candidates(policy: MPCPolicy[Any], names: Sequence[str], path: Path, ti
     panels[0].legend(frameon=False, fontsize=8)
     figure.supxlabel("steps ahead, in the model", fontsize=9)
     figure.suptitle(f"{title}: {len(drawn)} of {len(order)} candidates by score", fontsize=10)
-    figure.tight_layout(rect=(0, 0, 0.93, 1))
     scale = plt.cm.ScalarMappable(plt.Normalize(low, high), "viridis")
-    figure.colorbar(scale, cax=figure.add_axes((0.94, 0.2, 0.012, 0.6)), label="score")
+    bar = 1 - BAR_INCHES / figure.get_figwidth()  # numbers take as much room beside few panels as beside many
+    figure.tight_layout(rect=(0, 0, bar, 1))
+    axes = figure.add_axes((bar + 0.005, 0.2, 0.15 / figure.get_figwidth(), 0.6))
+    figure.colorbar(scale, cax=axes).set_label("score", fontsize=9)
+    axes.tick_params(labelsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
     plt.close(figure)

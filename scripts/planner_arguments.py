@@ -21,6 +21,7 @@ PLANNERS = {
 """What ``--planner`` takes, and the class in ``controllers``."""
 LEARNING_PLANNERS = ("cem", "icem", "mppi", "random")
 PROPAGATIONS = ("tsinf", "ts1", "mean")
+PICTURES = (".png", ".pdf", ".svg")
 A = TypeVar("A")
 
 
@@ -63,6 +64,8 @@ class PlanArguments:
             raise ValueError(f"--steps must be at least 1, or -1 for whole episodes, got {self.steps}.")
         if self.picture_step < 0:
             raise ValueError(f"--picture-step must be 0 or more, got {self.picture_step}.")
+        if self.picture and not self.picture.endswith(PICTURES):
+            raise ValueError(f"--picture must end in one of {', '.join(PICTURES)}, got {self.picture!r}.")
         check_tag(self.tag)
 
     @property

@@ -104,6 +104,7 @@ class PlanSession:
         self.args, self.settings, self.policy, self.env, self.folder = args, settings, policy, env, folder
         self.clock, self.stop = PhaseClock(), StopOnSignal()
         self.episodes: list[PlannedEpisode] = []
+        self.drawn = False
         model = type(getattr(policy.model, "inner", policy.model)).__name__  # whatever reward it is planned with
         self.model_name = f"true ({model})" if args.model == "true" else args.model
         self.summary = RunSummary(
@@ -151,6 +152,8 @@ class PlanSession:
         self.summary.finished = self.stop.received is None
         self.summary.stopped_by = None if self.stop.received is None else f"signal {self.stop.received}"
         self._write()
+        if args.picture and not self.drawn:
+            print(f"No {args.picture}: the first episode has no step {args.picture_step}.", flush=True)
         if self.episodes:
             print(f"{TABLE_HEAD}\n{self.row()}")
         return self.stop.exit_code
@@ -209,6 +212,7 @@ class PlanSession:
 
         title = f"{self.args.env}, {self.args.arm}, step {step}"
         plot_candidates(self.policy, observation_names(self.env), path, title)
+        self.drawn = True
 
     def _steps_in_all(self) -> int | None:
         count = self.args.episodes * len(self.args.seed)

@@ -37,6 +37,10 @@ def test_a_free_joint_has_seven_places_and_six_rates() -> None:
     assert len(names) == 105
 
 
+def test_numbered_states_are_numbered() -> None:
+    assert observation_names(gym.make("FrozenLake-v1"))[::15] == ["state 0", "state 15"]
+
+
 @pytest.mark.parametrize("task", ["Walker2d", "HalfCheetah", "Swimmer", "Humanoid", "InvertedPendulum"])
 def test_each_name_stands_where_its_joint_is_observed(task: str) -> None:
     """Moving one joint changes the entry of its name, and no other place."""

@@ -129,7 +129,9 @@ def test_the_seed_decides_everything(tmp_path: Path) -> None:
 
 def test_numbers_of_states_and_discrete_actions(tmp_path: Path) -> None:
     words = ["--env", "FrozenLake-v1", "--env-kwargs", "is_slippery:false", "--planner", "cem", "--no-progress"]
+    words += ["--picture", str(tmp_path / "plan.png")]
     assert main([*words, "-f", str(tmp_path), "--horizon", "8", "--population", "100"]) == 0
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
     assert summary_in(tmp_path, "FrozenLake-v1_cem_1")["final_return"] == 1.0
 
 
@@ -292,6 +294,13 @@ def test_mistakes_leave_no_folder(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_of_a_step_that_never_came_is_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "plan.png"
+    words = [*POLE, "--planner", "cem", "--steps", "2", *FEW, "-f", str(tmp_path)]
+    assert main([*words, "--picture", str(picture), "--picture-step", "2"]) == 0
+    assert f"No {picture}: the first episode has no step 2." in capsys.readouterr().out
+
+
 def test_a_model_or_an_agent_of_another_task_is_refused(agents: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = ["--env", "InvertedPendulum-v5", "--no-progress"]
     assert main([*other, "--model", str(agents / "model")]) == 2
@@ -309,6 +318,7 @@ def test_arguments() -> None:
         ["--episodes", "0"],
         ["--steps", "0"],
         ["--picture-step", "-1"],
+        ["--picture", "plan"],
         ["--tag", "a/b"],
         ["--planner", "x"],
     ):
