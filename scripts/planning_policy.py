@@ -64,7 +64,21 @@ def build_model(args: PlanArguments, env: gym.Env[Any, Any]) -> Any:
     ):
         if space != real:
             raise ValueError(f"The model in {path} {what} {space}, and {args.env} has {real}: it is of another task.")
+    _check_task(path, args.env)
     return model
+
+
+def _check_task(path: Path, env_id: str) -> None:
+    """Refuse a file of a run on another task, which may have the same spaces (Walker2d and HalfCheetah do)."""
+    try:
+        task = read_run(path.parent).task
+    except ValueError:  # in no run folder: taken at its word
+        return
+    if registered_id(task) != registered_id(env_id):
+        raise ValueError(
+            f"{path} was made on {task}, and --env is {env_id}: name a run of that task. If the two are the same under "
+            "two names, copy the file out of its run folder."
+        )
 
 
 def load_agent(args: PlanArguments, name: str, env: gym.Env[Any, Any]) -> Any:
@@ -79,6 +93,10 @@ def load_agent(args: PlanArguments, name: str, env: gym.Env[Any, Any]) -> Any:
     vec_env.close()
     if (agent.observation_space.shape, agent.action_space) != (env.observation_space.shape, env.action_space):
         raise ValueError(f"{found.path} is an agent of {found.run.task}, whose spaces are not those of {args.env}.")
+    if registered_id(found.run.task) != registered_id(args.env):
+        raise ValueError(
+            f"{found.path} is an agent of {found.run.task}, and --env is {args.env}: name one of that task."
+        )
     return agent
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,26 @@ def test_a_model_or_an_agent_of_another_task_is_refused(agents: Path, capsys: py
     assert "it is of another task" in capsys.readouterr().err
     assert main([*other, "--terminal-value", str(agents / "sac" / "Pendulum-v1_1")]) == 2
     assert "is an agent of Pendulum-v1" in capsys.readouterr().err
+
+
+def test_equal_spaces_do_not_make_two_tasks_one(
+    agents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = gymnasium.registry["Pendulum-v1"].entry_point
+    monkeypatch.setitem(gymnasium.registry, "Twin-v0", gymnasium.envs.registration.EnvSpec("Twin-v0", make))
+    run = agents / "sac" / "Pendulum-v1_1"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(run / "summary.json", folder)
+    shutil.copy(agents / "model" / "dynamics.safetensors", folder)
+    other = ["--env", "Twin-v0", "--planner", "cem", "--steps", "1", "--no-progress", *FEW, "-f", str(tmp_path)]
+    assert main([*other, "--model", str(folder)]) == 2
+    assert "was made on Pendulum-v1, and --env is Twin-v0" in capsys.readouterr().err
+    for flag in ("--terminal-value", "--proposals"):
+        assert main([*other, flag, str(run)]) == 2
+        assert "is an agent of Pendulum-v1, and --env is Twin-v0" in capsys.readouterr().err
+    assert not (tmp_path / "plan").exists()
+    assert main([*other, "--model", str(agents / "model")]) == 0  # of no known task: taken at its word
 
 
 def test_arguments() -> None:
