@@ -16,7 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.planner_arguments import parse_plan_arguments
+from scripts.planning.arguments import parse_plan_arguments
 from scripts.threads import limit_threads
 from scripts.video import choose_renderer
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choose_renderer()
     try:
         limit_threads(args.num_threads)
-        from scripts.planning import act_on_plans  # only now: torch reads the thread limits when imported
+        from scripts.planning.session import act_on_plans  # only now: torch reads the thread limits when imported
 
         return act_on_plans(args, words)
     except (ValueError, TypeError, ImportError, OSError) as error:

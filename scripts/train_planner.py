@@ -16,7 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.planner_arguments import parse_train_arguments
+from scripts.planning.arguments import parse_train_arguments
 from scripts.threads import limit_threads
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         limit_threads(args.num_threads)
-        from scripts.planner_training import resume, train_planner  # only now: torch reads the limits when imported
+        from scripts.planning.learning import resume, train_planner  # only now: torch reads the limits when imported
 
         return resume(args, words) if args.resume else train_planner(args, words)
     except (ValueError, TypeError, ImportError, OSError) as error:

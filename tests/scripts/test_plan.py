@@ -18,14 +18,15 @@ import yaml
 import mbrl_wrappers
 from controllers import CEM, MPCPolicy
 from mbrl_wrappers import EnsembleDynamics
-from scripts import planning, train, train_planner
+from scripts import train, train_planner
 from scripts.configuration import HYPERPARAMS_FOLDER, parse_yaml
 from scripts.learned_model import check_model_block
 from scripts.plan import main
-from scripts.plan_pictures import plot_candidates, predicted_observations
-from scripts.planned_episodes import PlannedEpisode, milliseconds, play_planned
-from scripts.planner_arguments import LEARNING_PLANNERS, PLANNERS, PlanArguments, parse_plan_arguments
-from scripts.planners import read_settings
+from scripts.planning import session
+from scripts.planning.arguments import LEARNING_PLANNERS, PLANNERS, PlanArguments, parse_plan_arguments
+from scripts.planning.episodes import PlannedEpisode, milliseconds, play_planned
+from scripts.planning.pictures import plot_candidates, predicted_observations
+from scripts.planning.settings import read_settings
 from scripts.runs import find_runs
 from scripts.table import results_table
 from tests.oracle import OracleEnv, oracle_model
@@ -157,8 +158,8 @@ def test_a_saved_model(tmp_path: Path, agents: Path, where: str) -> None:
 def test_an_agent_ends_and_proposes_plans(tmp_path: Path, agents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = str(agents / "sac" / "Pendulum-v1_1")
     seen: list[MPCPolicy[Any]] = []
-    original = planning.build_policy
-    monkeypatch.setattr(planning, "build_policy", lambda *args: seen.append(original(*args)) or seen[-1])
+    original = session.build_policy
+    monkeypatch.setattr(session, "build_policy", lambda *args: seen.append(original(*args)) or seen[-1])
     words = ["--env", "Pendulum-v1", "--steps", "2", "--no-progress", "--planner", "cem", *FEW, "-f", str(tmp_path)]
     assert main([*words, "--terminal-value", agent]) == 0
     assert main([*words, "--proposals", f"{agent}/Pendulum-v1.zip", "--num-proposals", "3", "--discount", "0.5"]) == 0
@@ -188,7 +189,7 @@ def test_a_model_is_planned_in_on_the_environment_it_was_learned_on(tmp_path: Pa
 
 def test_episodes_are_filmed_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(gymnasium.registry, "Drawn-v0", gymnasium.envs.registration.EnvSpec("Drawn-v0", DrawnOracle))
-    monkeypatch.setattr(planning, "find_spec", lambda name: None)  # as without moviepy
+    monkeypatch.setattr(session, "find_spec", lambda name: None)  # as without moviepy
     words = ["--env", "Drawn-v0", "--planner", "cem", "--steps", "3", "--episodes", "2", "--no-progress", *FEW]
     assert main([*words, "-f", str(tmp_path), "--video", str(tmp_path / "films")]) == 0
     films = sorted((tmp_path / "films").iterdir())
@@ -202,20 +203,20 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_planned() -> None:
             raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
 
     with pytest.raises(ValueError, match="--video: pygame is not installed"):
-        planning._check_rendering(Undrawn())
+        session._check_rendering(Undrawn())
 
 
 def test_with_moviepy_gymnasium_films(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(planning, "find_spec", lambda name: name == "moviepy")
-    monkeypatch.setattr(planning.gym.wrappers, "RecordVideo", lambda *args, **kwargs: made.append(args) or "filmed")
-    assert planning.filmed("env", "films") == "filmed"  # type: ignore[arg-type,comparison-overlap]
+    monkeypatch.setattr(session, "find_spec", lambda name: name == "moviepy")
+    monkeypatch.setattr(session.gym.wrappers, "RecordVideo", lambda *args, **kwargs: made.append(args) or "filmed")
+    assert session.filmed("env", "films") == "filmed"  # type: ignore[arg-type,comparison-overlap]
     assert made == [("env", "films")]
-    assert planning.filmed("env", "") == "env"  # type: ignore[arg-type,comparison-overlap]
+    assert session.filmed("env", "") == "env"  # type: ignore[arg-type,comparison-overlap]
 
 
 def test_a_signal_ends_the_run_and_keeps_whole_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, steps = planning.ProgressBar.step, []
+    original, steps = session.ProgressBar.step, []
 
     def step(self: Any, text: str) -> None:
         steps.append(text)
@@ -223,7 +224,7 @@ def test_a_signal_ends_the_run_and_keeps_whole_episodes(tmp_path: Path, monkeypa
             os.kill(os.getpid(), signal.SIGTERM)
         original(self, text)
 
-    monkeypatch.setattr(planning.ProgressBar, "step", step)
+    monkeypatch.setattr(session.ProgressBar, "step", step)
     words = [*POLE, "--planner", "cem", "--episodes", "3", "--steps", "3", "-f", str(tmp_path), *FEW]
     assert main(words) == 143
     summary = summary_in(tmp_path, "mbrl_wrappers-ContinuousCartPole-v0_cem_1")

@@ -16,8 +16,8 @@ import torch as th
 
 import mbrl_wrappers
 from mbrl_wrappers.checkpoint import load_starts
-from scripts import planner_training
-from scripts.planner_arguments import TrainPlannerArguments, parse_train_arguments
+from scripts.planning import learning
+from scripts.planning.arguments import TrainPlannerArguments, parse_train_arguments
 from scripts.runs import find_runs
 from scripts.table import results_table
 from scripts.train_planner import main
@@ -92,7 +92,7 @@ def test_a_run_and_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main([*TINY, "--trials", "3", "-f", str(tmp_path)]) == 0
-    original = planner_training.PlannerTraining.on_step
+    original = learning.PlannerTraining.on_step
 
     def signal_in_the_second_trial(self: Any, step: Any) -> bool:
         if (step.trial, step.length) == (3, 5):
@@ -100,7 +100,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkey
         return original(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(planner_training.PlannerTraining, "on_step", signal_in_the_second_trial)
+        patch.setattr(learning.PlannerTraining, "on_step", signal_in_the_second_trial)
         assert main([*TINY, "--trials", "3", "-f", str(tmp_path)]) == 130
     whole, cut = (tmp_path / "pets" / f"Pendulum-v1_{number}" for number in (1, 2))
     summary = summary_of(cut)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from scripts.configuration import (
     load_configuration,
     unknown_key_message,
 )
-from scripts.planner_arguments import PLANNERS
+from scripts.planning.arguments import PLANNERS
 
 PLANNING_KEYS = ("horizon", "execute", "particles", "discount", "terminal_reward", "quadratic_reward")
 CLIMBERS = ("lqr", "ilqr")  # planners that need derivatives of the reward
@@ -52,18 +51,8 @@ class PlannerSettings:
 
 
 def planner_class(name: str) -> type[Any]:
-    """The planner's class.
-
-    Raises:
-        ValueError: if this version of ``controllers`` has none of that name.
-    """
-    wanted = PLANNERS[name]
-    found = getattr(controllers, wanted, None)
-    if found is None and importlib.util.find_spec("controllers.trajectory") is not None:
-        found = getattr(importlib.import_module("controllers.trajectory"), wanted, None)
-    if found is None:
-        raise ValueError(f"--planner {name} needs controllers.{wanted}, which this version does not have.")
-    planner: type[Any] = found
+    """The planner's class."""
+    planner: type[Any] = getattr(controllers, PLANNERS[name])
     return planner
 
 

@@ -20,10 +20,10 @@ from scripts.environments import check_env_id, make_env
 from scripts.interruption import StopOnSignal
 from scripts.observation_names import observation_names
 from scripts.phases import PhaseClock
-from scripts.planned_episodes import Moment, PlannedEpisode, ProgressBar, milliseconds, play_planned, shown_to
-from scripts.planner_arguments import PlanArguments
-from scripts.planners import PlannerSettings, read_settings, try_out
-from scripts.planning_policy import build_model, build_policy, trained_on
+from scripts.planning.arguments import PlanArguments
+from scripts.planning.episodes import Moment, PlannedEpisode, ProgressBar, milliseconds, play_planned, shown_to
+from scripts.planning.policy import build_model, build_policy, trained_on
+from scripts.planning.settings import PlannerSettings, read_settings, try_out
 from scripts.run_folder import new_run_folder
 from scripts.run_plan import check_device
 from scripts.summary import Evaluation, RunSummary, versions
@@ -208,7 +208,7 @@ class PlanSession:
         return Film(path, self.env.metadata.get("render_fps", 30))
 
     def _draw(self, path: Path, step: int) -> None:
-        from scripts.plan_pictures import plot_candidates
+        from scripts.planning.pictures import plot_candidates
 
         title = f"{self.args.env}, {self.args.arm}, step {step}"
         plot_candidates(self.policy, observation_names(self.env), path, title)

@@ -14,8 +14,8 @@ from mbrl_wrappers import ClonedEnvModel, MujocoModel, WithReward
 from sb3_ext import AgentPolicy, AgentValue
 from scripts.agent_files import find_agent
 from scripts.env_id import registered_id
-from scripts.planner_arguments import PlanArguments
-from scripts.planners import PlannerSettings
+from scripts.planning.arguments import PlanArguments
+from scripts.planning.settings import PlannerSettings
 from scripts.run_folder import MODEL_FILE
 from scripts.runs import read_run
 

@@ -28,9 +28,9 @@ from scripts.env_id import safe_name
 from scripts.evaluation import EVALUATION_SEED_OFFSET
 from scripts.interruption import StopOnSignal
 from scripts.phases import PhaseClock
-from scripts.planned_episodes import ProgressBar, play_planned
-from scripts.planner_arguments import TrainPlannerArguments
-from scripts.planner_run import PlannerRun, plan_planner_run
+from scripts.planning.arguments import TrainPlannerArguments
+from scripts.planning.episodes import ProgressBar, play_planned
+from scripts.planning.learning_run import PlannerRun, plan_planner_run
 from scripts.run_folder import SUMMARY_FILE, new_run_folder
 from scripts.summary import Evaluation, RunSummary, versions
 from scripts.training import write_settings

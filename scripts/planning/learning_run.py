@@ -16,8 +16,8 @@ from scripts.configuration import RunConfiguration
 from scripts.environments import check_env_id, make_env
 from scripts.learned_model import LearnedModel, check_model_block
 from scripts.phases import PhaseClock
-from scripts.planner_arguments import TrainPlannerArguments
-from scripts.planners import LEARNING_KEYS, PlannerSettings, read_settings, try_out
+from scripts.planning.arguments import TrainPlannerArguments
+from scripts.planning.settings import LEARNING_KEYS, PlannerSettings, read_settings, try_out
 from scripts.run_plan import check_device
 
 
