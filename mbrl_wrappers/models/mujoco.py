@@ -90,6 +90,9 @@ class MujocoModel:
         self.codec = ActionCodec(self.action_space)
         self.device = th.device("cpu")
         self._obs_size = int(self.observation_space.shape[0])
+        self._build()
+
+    def _build(self) -> None:
         self._shadow = ShadowPhysics(self._envs)
         self._formula = self._fast_physics()
         self.backend: Literal["rollout", "env"] = "env" if self._formula is None else "rollout"
@@ -100,6 +103,8 @@ class MujocoModel:
         Raises:
             ValueError: no environment shows an observation now.
         """
+        if not self._shadow.is_current:
+            self._build()
         read = [self._shadow.read(number) for number in range(len(self._envs))]
         source = match_rows(obs, np.stack([shown for shown, _ in read]))
         state = _stack([shown for shown, _ in read], [row for _, row in read], th.arange(len(read)))

@@ -69,6 +69,22 @@ class ShadowPhysics:
         for number in range(len(envs)):
             self.renew(number)
         self.layout = Layout.of(envs[0].model)
+        self._constants = self._read_constants()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the live environments have the weights and ranges that they were copied with."""
+        return self._constants == self._read_constants()
+
+    def _read_constants(self) -> list[Attributes]:
+        """The numbers in the attributes of environments of a known class, which no step changes; of others nothing."""
+        if not self.known:
+            return []
+        plain = (bool, int, float, tuple)
+        return [
+            {name: value for name, value in vars(env).items() if type(value) in plain and name not in _FIXED}
+            for env in self._envs
+        ]
 
     def renew(self, number: int) -> Any:
         """Make the shadow of one environment anew, as it is now."""

@@ -257,6 +257,20 @@ def test_another_model_of_the_live_environment_is_followed():
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5"])
+def test_another_weight_in_the_live_environment_is_followed(name):
+    env = gymnasium.make(name)
+    model = MujocoModel(env)
+    backend, shadow = model.backend, model._shadow
+    start(env, model)
+    assert model._shadow is shadow  # a reset of the environment changes no constant
+    env.unwrapped._ctrl_cost_weight = 5.0
+    state, plan = start(env, model), actions(model, 1, 1)
+    whole = model.rollout(state, plan, generator=generator())
+    assert_same(whole, env.step(model.codec.to_env(plan[:, 0])[0]), (0, 0))
+    assert model.backend == backend
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5"])
 def test_divergence_is_nan_from_there_on_and_nothing_else(name, tmp_path: Path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     env = gymnasium.make(name)
