@@ -56,7 +56,8 @@ def predicted_observations(policy: MPCPolicy[Any], actions: Tensor) -> NDArray[A
 def plot_candidates(policy: MPCPolicy[Any], names: Sequence[str], path: Path, title: str) -> None:
     """Draw the latest plan of ``policy``: predicted observations over the horizon, and the actions.
 
-    Dark lines are poor, bright ones good; elites (the best tenth) are thicker, their mean is red, the plan black.
+    Dark lines are poor, bright ones good; elites are thicker, their mean is red, the plan black. A planner without
+    elites gets the best tenth in their place.
 
     Args:
         policy: right after planning, before the environment is stepped.
@@ -68,9 +69,10 @@ def plot_candidates(policy: MPCPolicy[Any], names: Sequence[str], path: Path, ti
     assert plan is not None, "there is a plan"
     scores = plan.scores[0]
     order = scores.nan_to_num(nan=-th.inf).argsort(descending=True)
-    elites = plan.candidates[0][order[: max(1, round(ELITE_SHARE * len(order)))]]
-    # The best must be among those drawn; of the others an even sample is enough.
-    drawn = order[np.unique(np.linspace(0, len(order) - 1, min(MAX_CANDIDATES, len(order))).astype(int))].flip(0)
+    num_elites = _num_elites(policy.planner, len(order))
+    elites = plan.candidates[0][order[:num_elites]]
+    ranks = drawn_ranks(len(order), num_elites)
+    drawn = order[ranks]
     candidates, drawn_scores = plan.candidates[0][drawn], scores[drawn].cpu().numpy()
     sequences = th.cat([candidates, elites.mean(0, keepdim=True), plan.actions[:1]])
     observations, actions = predicted_observations(policy, sequences), sequences.cpu().numpy()
@@ -86,8 +88,8 @@ def plot_candidates(policy: MPCPolicy[Any], names: Sequence[str], path: Path, ti
         else:
             lines, label = actions[:, :, index - len(shown)], f"model action {index - len(shown)}"
         steps = np.arange(lines.shape[1])
-        for number, (line, colour) in enumerate(zip(lines[:-2], colours, strict=True)):
-            elite = number >= len(lines) - 2 - len(elites)
+        for rank, line, colour in zip(ranks, lines[:-2], colours, strict=True):
+            elite = rank < num_elites
             axes.plot(steps, line, color=colour, lw=1.2 if elite else 0.5, alpha=0.9 if elite else 0.5)
         axes.plot(steps, lines[-2], color="#D55E00", lw=2.0, label="mean of elites")
         axes.plot(steps, lines[-1], color="black", lw=1.6, ls="--", label="plan")
@@ -104,6 +106,19 @@ def plot_candidates(policy: MPCPolicy[Any], names: Sequence[str], path: Path, ti
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
     plt.close(figure)
+
+
+def _num_elites(planner: object, candidates: int) -> int:
+    """How many candidates the planner goes by, else a tenth of them."""
+    count = getattr(planner, "num_elites", None) or round(ELITE_SHARE * candidates)
+    return int(min(max(1, count), candidates))
+
+
+def drawn_ranks(candidates: int, elites: int) -> NDArray[np.int64]:
+    """The ranks that are drawn, poorest first: all elites, and an even sample of the others where they are many."""
+    room = max(MAX_CANDIDATES - elites, 0)
+    others = np.linspace(elites, candidates - 1, min(room, candidates - elites))
+    return np.concatenate([np.arange(elites), others.round().astype(np.int64)])[::-1].copy()
 
 
 def _liveliest(observations: NDArray[Any], count: int) -> list[int]:

@@ -25,7 +25,7 @@ from scripts.plan import main
 from scripts.planning import session
 from scripts.planning.arguments import LEARNING_PLANNERS, PLANNERS, PlanArguments, parse_plan_arguments
 from scripts.planning.episodes import PlannedEpisode, milliseconds, play_planned
-from scripts.planning.pictures import plot_candidates, predicted_observations
+from scripts.planning.pictures import MAX_CANDIDATES, drawn_ranks, plot_candidates, predicted_observations
 from scripts.planning.settings import read_settings
 from scripts.runs import find_runs
 from scripts.table import results_table
@@ -272,6 +272,15 @@ def test_a_picture_shows_what_the_model_predicts(tmp_path: Path) -> None:
     assert np.isnan(path[0, 2:]).all()
     plot_candidates(policy, ["a", "b", "c"], tmp_path / "plan.png", "title")
     assert (tmp_path / "plan.png").stat().st_size > 10_000
+
+
+def test_all_elites_and_a_sample_of_the_others_are_drawn() -> None:
+    ranks = drawn_ranks(1000, 40)
+    assert len(ranks) == len(set(ranks)) == MAX_CANDIDATES
+    assert list(ranks[-40:]) == list(range(39, -1, -1))
+    assert (ranks[0], ranks[-41]) == (999, 40)
+    assert list(drawn_ranks(3, 1)) == [2, 1, 0]
+    assert list(drawn_ranks(1, 1)) == [0]
 
 
 @pytest.mark.parametrize(
