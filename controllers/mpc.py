@@ -153,7 +153,8 @@ class MPCPolicy(Generic[S]):
             deterministic: accepted for Stable-Baselines3's sake; planning adds no noise to what it executes.
 
         Raises:
-            ValueError: for observations that are not the model's or not finite, and for a state of another batch.
+            ValueError: for observations that are not the model's or not finite, for a state of another batch, and for
+                a planner whose actions are not finite.
         """
         obs, single = self._observed(observation)
         first = np.zeros(len(obs), bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
@@ -244,6 +245,11 @@ class MPCPolicy(Generic[S]):
             proposed = problem.propose(self.proposals.policy, self.proposals.count, generator=generator)
             warm = warm._replace(proposals=proposed)
         plan = self.planner.plan(problem, warm, generator=generator)
+        if not plan.actions.isfinite().all():
+            raise ValueError(
+                f"{type(self.planner).__name__} returned actions that are not finite, which no environment may see: a "
+                "planner falls back on the warm start or problem.middle when all its candidates fail."
+            )
         self.last_plan, self.last_problem = plan, problem
         long = plan.next_start.extended(self.horizon, problem)
         planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)

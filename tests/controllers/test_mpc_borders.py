@@ -79,6 +79,16 @@ def test_what_is_no_planner_is_refused_at_construction(planner: Any) -> None:
         MPCPolicy(linear_model(1.0), planner)
 
 
+def test_a_planner_whose_actions_are_not_finite_never_reaches_an_environment() -> None:
+    class Careless(RandomShooting):
+        def plan(self, *args: Any, **kwargs: Any) -> Any:
+            plan = super().plan(*args, **kwargs)
+            return plan._replace(actions=plan.actions / 0 * 0)
+
+    with pytest.raises(ValueError, match="Careless returned actions that are not finite"):
+        MPCPolicy(linear_model(1.0), Careless(4), 3).predict(np.zeros(2))
+
+
 def test_unknown_names_are_refused_at_construction() -> None:
     with pytest.raises(TypeError, match="gamma"):
         policy_of(gamma=0.9)
