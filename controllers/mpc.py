@@ -57,6 +57,11 @@ class Proposals:
 
     def __post_init__(self) -> None:
         at_least("count", self.count)
+        if not callable(self.policy):
+            raise TypeError(
+                f"policy must be a function of observations, got {type(self.policy).__name__}: wrap an SB3 agent as "
+                "sb3_ext.AgentPolicy(agent)."
+            )
 
 
 class MPCState(NamedTuple):

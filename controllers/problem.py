@@ -50,7 +50,7 @@ class PlanningProblem(Generic[S]):
         terminal_reward: added where the model predicts a termination; negative when ending early is a failure.
 
     Raises:
-        TypeError: for an action space that cannot be planned in.
+        TypeError: for an action space that cannot be planned in, and a terminal value that cannot be called.
         ValueError: for impossible numbers, and for starts of the wrong shape or not finite.
     """
 
@@ -71,6 +71,11 @@ class PlanningProblem(Generic[S]):
         self.discount = within("discount", discount, 0, 1)
         self.particles = at_least("particles", particles)
         self.risk: Risk = risk or Mean()
+        if terminal_value is not None and not callable(terminal_value):
+            raise TypeError(
+                f"terminal_value must be a function of observations, got {type(terminal_value).__name__}: wrap an SB3 "
+                "agent as sb3_ext.AgentValue(agent)."
+            )
         self.terminal_value = terminal_value
         self.terminal_reward = within("terminal_reward", terminal_reward, -float(th.finfo(th.float32).max))
         self.codec = ActionCodec(model.action_space)

@@ -49,8 +49,17 @@ class AgentValue:
         return float(getattr(self.agent, "gamma", 1.0))
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """The values ``(B,)`` of raw observations ``(B, O)``, on their device."""
+        """The values ``(B,)`` of raw observations ``(B, O)``, on their device.
+
+        Raises:
+            ValueError: for observations of another shape than the agent's.
+        """
         policy: Any = self.agent.policy
+        if obs.shape[1:] != self.agent.observation_space.shape:
+            raise ValueError(
+                f"The agent observes {self.agent.observation_space.shape}, and the plan ends in {tuple(obs.shape[1:])}: "
+                "is this an agent of another task?"
+            )
         shown = obs.to(self.agent.device)
         normalizer = self.agent.get_vec_normalize_env()
         if normalizer is not None and normalizer.norm_obs:

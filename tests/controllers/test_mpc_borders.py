@@ -89,6 +89,14 @@ def test_a_planner_whose_actions_are_not_finite_never_reaches_an_environment() -
         MPCPolicy(linear_model(1.0), Careless(4), 3).predict(np.zeros(2))
 
 
+def test_a_bare_agent_is_pointed_to_its_wrappers() -> None:
+    agent: Any = object()
+    with pytest.raises(TypeError, match=r"AgentValue\(agent\)"):
+        policy_of(terminal_value=agent)
+    with pytest.raises(TypeError, match=r"AgentPolicy\(agent\)"):
+        Proposals(agent)
+
+
 def test_unknown_names_are_refused_at_construction() -> None:
     with pytest.raises(TypeError, match="gamma"):
         policy_of(gamma=0.9)

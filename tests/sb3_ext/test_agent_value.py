@@ -53,6 +53,12 @@ def value(agent: BaseAlgorithm, obs: np.ndarray = OBS) -> np.ndarray:
     return found.numpy()
 
 
+def test_observations_of_another_task_are_refused() -> None:
+    agent = PPO("MlpPolicy", OracleEnv(), **small())
+    with pytest.raises(ValueError, match=r"observes \(3,\), and the plan ends in \(4,\)"):
+        AgentValue(agent)(th.zeros(2, 4))
+
+
 def test_sac_is_the_smaller_critic_at_the_mean_action() -> None:
     agent = SAC("MlpPolicy", OracleEnv(), **small(buffer_size=10))
     np.testing.assert_allclose(value(agent), twin(agent, OBS, squashed_mean(agent, OBS)), atol=1e-5)
