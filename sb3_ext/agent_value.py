@@ -57,8 +57,8 @@ class AgentValue:
         policy: Any = self.agent.policy
         if obs.shape[1:] != self.agent.observation_space.shape:
             raise ValueError(
-                f"The agent observes {self.agent.observation_space.shape}, and the plan ends in {tuple(obs.shape[1:])}: "
-                "is this an agent of another task?"
+                f"The agent observes {self.agent.observation_space.shape}, and the plan ends in "
+                f"{tuple(obs.shape[1:])}: is this an agent of another task?"
             )
         shown = obs.to(self.agent.device)
         normalizer = self.agent.get_vec_normalize_env()
