@@ -22,8 +22,8 @@ from scripts.configuration import (
 )
 from scripts.planning.arguments import PLANNERS
 
-PLANNING_KEYS = ("horizon", "execute", "particles", "discount", "terminal_reward", "quadratic_reward")
-CLIMBERS = ("lqr", "ilqr")  # planners that need derivatives of the reward
+PLANNING_KEYS = ("horizon", "execute", "particles", "discount", "terminal_reward")
+ACTING_KEYS = ("quadratic_reward",)  # of plan.yml alone
 LEARNING_KEYS = tuple(field.name for field in fields(PlannerLearningConfig) if field.name != "total_steps")
 
 
@@ -37,7 +37,7 @@ class PlannerSettings:
         horizon: steps planned ahead.
         execute: actions executed of each plan.
         objective: further arguments of ``MPCPolicy``.
-        reward: what LQR and iLQR maximise instead of the task's own reward; None leaves it.
+        reward: what plans maximise in place of the task's own reward; None leaves it.
         config: the merged entry; ``agent`` holds what concerns planning and learning.
     """
 
@@ -110,7 +110,7 @@ def read_settings(
     """
     path = Path(conf_file) if conf_file else HYPERPARAMS_FOLDER / file
     over = {**spelled_out(name, given), **{key: value for key, value in flags.items() if value is not None}}
-    keys = [*PLANNING_KEYS, *(LEARNING_KEYS if file == "pets.yml" else ()), *PLANNERS]
+    keys = [*PLANNING_KEYS, *(LEARNING_KEYS if file == "pets.yml" else ACTING_KEYS), *PLANNERS]
     try:
         config = load_configuration(path, env_id, keys, over)
     except ValueError as error:
@@ -120,10 +120,8 @@ def read_settings(
     planner = build_planner(name, block)
     objective = {key: entry[key] for key in ("particles", "discount", "terminal_reward") if key in entry}
     quadratic = entry.get("quadratic_reward")
-    if name not in CLIMBERS:
-        entry.pop("quadratic_reward", None)
     config = RunConfiguration(agent={**entry, "planner": name, name: block}, model=config.model, run=config.run)
-    reward = None if quadratic is None or name not in CLIMBERS else _quadratic_reward(quadratic)
+    reward = None if quadratic is None else _quadratic_reward(quadratic)
     horizon, execute = int(entry.get("horizon", 25)), int(entry.get("execute", 1))
     return PlannerSettings(name, planner, horizon, execute, objective, reward, config)
 

@@ -371,12 +371,15 @@ def test_every_entry_can_be_used(file: str) -> None:
             assert env_id == "default" or env_id in gymnasium.registry
 
 
-def test_only_planners_with_derivatives_get_the_quadratic_reward() -> None:
-    settings = {name: read_settings(name, "InvertedPendulum-v5", "plan.yml", "", {}, {}) for name in ("ilqr", "cem")}
-    assert settings["cem"].reward is None
-    assert "quadratic_reward" not in settings["cem"].config.agent
-    reward = settings["ilqr"].reward
+def test_a_quadratic_reward_replaces_the_tasks_own() -> None:
+    def read(given: dict[str, Any]) -> Any:
+        return read_settings("cem", "InvertedPendulum-v5", "plan.yml", "", given, {})
+
+    reward = read({}).reward
     assert reward is not None
     assert len(reward.weights) == 4
+    assert read({"quadratic_reward": None}).reward is None
     with pytest.raises(ValueError, match="quadratic_reward"):
-        read_settings("ilqr", "InvertedPendulum-v5", "plan.yml", "", {"quadratic_reward": {"weight": [1.0]}}, {})
+        read({"quadratic_reward": {"weight": [1.0]}})
+    with pytest.raises(ValueError, match="quadratic_reward"):
+        read_settings("cem", "Pendulum-v1", "pets.yml", "", {"quadratic_reward": None}, {})

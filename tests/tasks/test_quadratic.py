@@ -11,11 +11,11 @@ from mbrl_wrappers.tasks import QuadraticReward
 
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 def test_hand_computed(dtype: th.dtype) -> None:
-    reward = QuadraticReward((2.0, 0.5), target=(1.0, 0.0), action_weight=0.1)
+    reward = QuadraticReward((2.0, 0.5), target=(1.0, 0.0), action_weight=0.1, constant=4.0)
     following = th.tensor([[3.0, 2.0], [1.0, 0.0]], dtype=dtype)
     value = reward(th.zeros_like(following), th.tensor([[1.0, -2.0], [0.0, 0.0]]), following)
     assert value.dtype == dtype
-    assert value.tolist() == pytest.approx([-(2.0 * 4 + 0.5 * 4) - 0.1 * 5, 0.0])
+    assert value.tolist() == pytest.approx([4.0 - (2.0 * 4 + 0.5 * 4) - 0.1 * 5, 4.0])
 
 
 def test_without_a_target_it_is_the_distance_from_the_origin() -> None:
