@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from scripts.algorithms import ON_POLICY
 from scripts.phases import PhaseClock
-from scripts.run_plan import Plan
+from scripts.training_run import TrainingRun
 
 if TYPE_CHECKING:
     from sb3_ext import DynaCallback
@@ -28,7 +28,7 @@ class DynaParts:
     dyna: DynaCallback
 
 
-def build_model(plan: Plan, env: VecEnv, clock: PhaseClock, *, verbose: int) -> LearnedModel:
+def build_model(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: int) -> LearnedModel:
     """The learned model of ``plan`` for the real environments ``env``; ``verbose`` 1 says what is known of the task."""
     from scripts.learned_model import LearnedModel
 
@@ -39,7 +39,7 @@ def build_model(plan: Plan, env: VecEnv, clock: PhaseClock, *, verbose: int) -> 
     return model
 
 
-def build_dyna(plan: Plan, env: VecEnv, clock: PhaseClock, *, verbose: int) -> DynaParts:
+def build_dyna(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: int) -> DynaParts:
     """The same agent as without a model, with a mixed replay buffer and the Dyna callback: nothing else differs."""
     from sb3_ext import DynaCallback, MixedReplayBuffer
     from scripts.learned_model import dyna_config
@@ -55,7 +55,7 @@ def build_dyna(plan: Plan, env: VecEnv, clock: PhaseClock, *, verbose: int) -> D
     return DynaParts(agent, model, dyna)
 
 
-def rehearse(plan: Plan) -> None:
+def rehearse(plan: TrainingRun) -> None:
     """Build everything that the run will build, and throw it away: what cannot work fails here, and leaves nothing.
 
     The run itself is not changed by it: agent, model and environments are seeded when they are built again.
@@ -75,7 +75,7 @@ def rehearse(plan: Plan) -> None:
             parts.dyna.init_callback(parts.agent)
 
 
-def _rehearse_imagination(plan: Plan, env: DummyVecEnv, clock: PhaseClock) -> None:
+def _rehearse_imagination(plan: TrainingRun, env: DummyVecEnv, clock: PhaseClock) -> None:
     from sb3_ext.agent_factory import build_agent
     from sb3_ext.vec_env import ModelVecEnv
     from scripts.learned_model import imagination_config

@@ -23,8 +23,8 @@ from scripts.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
 from scripts.interruption import StopOnSignal
 from scripts.phases import PhaseClock, TrainTimer
 from scripts.run_folder import agent_file_name, new_run_folder, write_text_atomically
-from scripts.run_plan import Plan, plan_run
 from scripts.summary import RunSummary, versions
+from scripts.training_run import TrainingRun, plan_run
 
 NUM_EVALUATIONS = 20
 
@@ -78,7 +78,7 @@ def train(args: TrainArguments, words: Sequence[str]) -> int:
 
 
 def learn_without_model(
-    plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback]
+    plan: TrainingRun, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback]
 ) -> BaseAlgorithm:
     """Plain SB3: the baseline of every comparison."""
     with closing(training_env(plan, folder, clock)) as env:
@@ -88,7 +88,7 @@ def learn_without_model(
 
 
 def learn_with_model(
-    plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
+    plan: TrainingRun, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
 ) -> BaseAlgorithm:
     """Dyna: the agent trains on what it did and on what the model imagines."""
     from sb3_ext.callbacks import mixed_buffer
@@ -105,7 +105,7 @@ def learn_with_model(
 
 
 def learn_in_the_model(
-    plan: Plan, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
+    plan: TrainingRun, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
 ) -> BaseAlgorithm:
     """On-policy agents see the real environment only to collect data, and learn inside the model."""
     from sb3_ext.imagination import learn_in_imagination
@@ -137,19 +137,19 @@ def learn_in_the_model(
     return result.agent
 
 
-def training_env(plan: Plan, folder: Path, clock: PhaseClock) -> DummyVecEnv:
+def training_env(plan: TrainingRun, folder: Path, clock: PhaseClock) -> DummyVecEnv:
     """The real training environments, monitored and timed."""
     env = plan.vec_env(plan.args.seed, n_envs=plan.args.n_envs, monitor_folder=folder)
     clock.time_calls(env, "step", "env_step")
     return env
 
 
-def eval_freq(plan: Plan) -> int:
+def eval_freq(plan: TrainingRun) -> int:
     """Real steps between evaluations."""
     return plan.args.eval_freq if plan.args.eval_freq > 0 else max(plan.n_timesteps // NUM_EVALUATIONS, 1)
 
 
-def start_summary(plan: Plan, command: str) -> RunSummary:
+def start_summary(plan: TrainingRun, command: str) -> RunSummary:
     """The record of a run that has not stepped yet."""
     args = plan.args
     return RunSummary(
@@ -168,7 +168,7 @@ def start_summary(plan: Plan, command: str) -> RunSummary:
     )
 
 
-def write_settings(folder: Path, plan: Plan, command: str) -> None:
+def write_settings(folder: Path, plan: TrainingRun, command: str) -> None:
     """Leave ``config.yml``, ``args.yml`` and ``command.txt`` in ``<folder>/<env>/``."""
     settings = folder / safe_name(plan.args.env)
     settings.mkdir(exist_ok=True)

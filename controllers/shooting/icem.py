@@ -86,7 +86,8 @@ class ICEM(ShootingPlanner[GaussianSequences]):
         if last is None:
             drawn = with_first(warm.firsts(), drawn)
         else:
-            drawn = with_first(elites_of(last.candidates, last.scores, self.num_kept)[0], drawn)
+            kept = min(self.num_kept, drawn.shape[1] - 1)  # there is always something new to look at
+            drawn = with_first(elites_of(last.candidates, last.scores, kept)[0], drawn)
         if iteration == self.iterations - 1 and drawn.shape[1] > 1:
             drawn = th.cat([drawn[:, :-1], distribution.mean[:, None]], 1)
         return drawn

@@ -18,7 +18,7 @@ from scripts.learned_model import LearnedModel, check_model_block
 from scripts.phases import PhaseClock
 from scripts.planning.arguments import TrainPlannerArguments
 from scripts.planning.settings import LEARNING_KEYS, PlannerSettings, read_settings, try_out
-from scripts.run_plan import check_device
+from scripts.training_run import check_device
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from scripts.planning.episodes import Moment, PlannedEpisode, ProgressBar, milli
 from scripts.planning.policy import build_model, build_policy, trained_on
 from scripts.planning.settings import PlannerSettings, read_settings, try_out
 from scripts.run_folder import new_run_folder
-from scripts.run_plan import check_device
 from scripts.summary import Evaluation, RunSummary, versions
+from scripts.training_run import check_device
 from scripts.video import Film
 
 TABLE_HEAD = (

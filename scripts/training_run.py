@@ -20,7 +20,7 @@ from scripts.environments import check_env_id, make_env, make_real_vec_env
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingRun:
     """Everything a run needs.
 
     Attributes:
@@ -71,7 +71,7 @@ class Plan:
         )
 
 
-def plan_run(args: TrainArguments) -> Plan:
+def plan_run(args: TrainArguments) -> TrainingRun:
     """Resolve and check everything that can be wrong before a folder is made and that needs nothing to be built.
 
     Raises:
@@ -97,7 +97,7 @@ def plan_run(args: TrainArguments) -> Plan:
     if args.updates_per_step is not None:
         config.agent["gradient_steps"] = _gradient_steps(args, config.agent.get("train_freq", 1))
     env_kwargs = {**(config.run.get("env_kwargs") or {}), **args.env_kwargs}
-    return Plan(args, cls, config, n_timesteps, env_kwargs)
+    return TrainingRun(args, cls, config, n_timesteps, env_kwargs)
 
 
 def check_device(device: str) -> None:
