@@ -57,7 +57,7 @@ class AgentPolicy:
         chunks = []
         for start in range(0, len(obs), CHUNK_ROWS):
             chunk = obs[start : start + CHUNK_ROWS]
-            action, _ = self.agent.predict(_padded(chunk), deterministic=greedy)
+            action, _ = self.agent.predict(padded(chunk), deterministic=greedy)
             chunks.append(action[: len(chunk)])
         return np.concatenate(chunks)
 
@@ -76,7 +76,7 @@ class AgentPolicy:
         return action
 
 
-def _padded(obs: NDArray[Any]) -> NDArray[Any]:
+def padded(obs: NDArray[Any]) -> NDArray[Any]:
     """Pad to the next power of two with copies of the last row."""
     rows = max(MIN_CHUNK_ROWS, 1 << (len(obs) - 1).bit_length())
     return obs if rows == len(obs) else np.concatenate([obs, np.repeat(obs[-1:], rows - len(obs), axis=0)])

@@ -14,6 +14,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
+from sb3_ext.agent_policy import padded
+
 
 class AgentValue:
     r"""What an agent expects from a state on: ``value(obs (B, O)) -> (B,)`` of raw observations, in raw rewards.
@@ -29,14 +31,14 @@ class AgentValue:
     ==================================== ==========================================================================
 
     The sum is discounted with the agent's ``gamma``, so a plan that ends in it should be too. ``VecNormalize``
-    statistics are applied to the observation and undone on the reward. The value is differentiable, draws nothing, and
-    leaves the agent as it was.
+    statistics are applied to the observation and undone on the reward. The value is differentiable (not that of SBX's
+    SAC, TD3 and DDPG, which are read too), draws nothing, and leaves the agent as it was.
 
     Args:
         agent: looked at anew in every call, so that it may learn on.
 
     Raises:
-        TypeError: for an agent without a critic that can be read this way (SBX, recurrent agents).
+        TypeError: for an agent without a critic that can be read this way (recurrent agents, SBX's others).
     """
 
     def __init__(self, agent: BaseAlgorithm) -> None:
@@ -76,8 +78,10 @@ def _reader(agent: BaseAlgorithm) -> Callable[[Any, Tensor], Tensor]:
     policy: Any = agent.policy
     name = type(agent).__name__
     if any(base.__module__.partition(".")[0] == "sbx" for base in type(agent).__mro__):
+        if name in ("SAC", "TD3", "DDPG") and not getattr(policy, "dropout_rate", None):
+            return _sbx_at_own_action
         raise TypeError(
-            f"The critic of this {name} is not a torch module, since SBX computes in JAX: take an agent of "
+            f"The critic of this {name} of SBX cannot be read: take SAC, TD3 or DDPG without dropout, or an agent of "
             "stable_baselines3 or sb3_contrib as terminal value."
         )
     if any("Recurrent" in base.__name__ for base in type(policy).__mro__):
@@ -91,6 +95,14 @@ def _reader(agent: BaseAlgorithm) -> Callable[[Any, Tensor], Tensor]:
     if hasattr(policy, "q_net"):
         return lambda policy, obs: policy.q_net(obs).amax(1)
     raise TypeError(f"{name} has no critic: take SAC, TD3, TQC, CrossQ, DQN, PPO or their like.")
+
+
+def _sbx_at_own_action(policy: Any, obs: Tensor) -> Tensor:
+    """The pessimistic critic of an SBX agent at its own action; JAX computes it, so no gradient flows."""
+    shown = padded(obs.detach().cpu().numpy())
+    action = policy.select_action(policy.actor_state, shown)
+    critics = np.array(policy.qf_state.apply_fn(policy.qf_state.params, shown, action))  # (critics, B, 1)
+    return th.as_tensor(critics.min(0)[: len(obs), 0], device=obs.device)
 
 
 def _at_own_action(policy: Any, obs: Tensor) -> Tensor:

@@ -167,7 +167,34 @@ def test_agents_without_a_readable_critic_are_refused() -> None:
         AgentValue(contrib.RecurrentPPO("MlpLstmPolicy", env, n_steps=8, batch_size=8))
 
 
-def test_sbx_agents_are_refused_with_a_sentence() -> None:
+@pytest.mark.parametrize("name", ["SAC", "TD3"])
+def test_the_critic_of_an_sbx_agent(name: str) -> None:
     sbx = pytest.importorskip("sbx")
-    with pytest.raises(TypeError, match="SAC is not a torch module, since SBX"):
-        AgentValue(sbx.SAC("MlpPolicy", OracleEnv(), buffer_size=10))
+    agent = getattr(sbx, name)("MlpPolicy", OracleEnv(), buffer_size=10, policy_kwargs={"net_arch": [6]}, seed=3)
+    action, _ = agent.predict(OBS, deterministic=True)
+    scaled = agent.policy.scale_action(action)
+    values = []
+    for critic in range(2):
+        # Flax keeps the layers in order, one leading axis for the critics.
+        layers = next(iter(agent.policy.qf_state.params["params"].values()))
+        x = np.concatenate([OBS, scaled], 1).astype(np.float64)
+        leaves = _dense_layers(layers)
+        for depth, layer in enumerate(leaves):
+            x = x @ np.asarray(layer["kernel"])[critic] + np.asarray(layer["bias"])[critic]
+            x = np.maximum(x, 0) if depth < len(leaves) - 1 else x
+        values.append(x[:, 0])
+    found = AgentValue(agent)(th.as_tensor(OBS))
+    np.testing.assert_allclose(found.numpy(), np.minimum(*values), rtol=1e-4, atol=1e-5)
+
+
+def _dense_layers(tree: Any) -> list[Any]:
+    """The affine layers below ``tree``, in order."""
+    if "kernel" in tree:
+        return [tree]
+    return [layer for name in sorted(tree) for layer in _dense_layers(tree[name])]
+
+
+def test_other_sbx_agents_are_refused_with_a_sentence() -> None:
+    sbx = pytest.importorskip("sbx")
+    with pytest.raises(TypeError, match="TQC of SBX cannot be read"):
+        AgentValue(sbx.TQC("MlpPolicy", OracleEnv(), buffer_size=10))
