@@ -26,7 +26,7 @@ class ICEM(ShootingPlanner[GaussianSequences]):
     :math:`\sum_i \max(P\,\gamma^{-i}, 2M)` sequences: 40 + 32 + 26 with the defaults.
 
     Attributes:
-        population: candidates of the first iteration, ``P``.
+        population: candidates of the first iteration, ``P``; a single one is the warm start and stays it.
         iterations: rounds of refitting.
         returns: the mean in a learned model, the best in an exact one, unless said otherwise.
         num_elites: ``M``.
@@ -86,8 +86,7 @@ class ICEM(ShootingPlanner[GaussianSequences]):
         if last is None:
             drawn = with_first(warm.firsts(), drawn)
         else:
-            kept = min(self.num_kept, drawn.shape[1] - 1)  # there is always something new to look at
-            drawn = with_first(elites_of(last.candidates, last.scores, kept)[0], drawn)
+            drawn = with_first(elites_of(last.candidates, last.scores, self.num_kept)[0], drawn)
         if iteration == self.iterations - 1 and drawn.shape[1] > 1:
             drawn = th.cat([drawn[:, :-1], distribution.mean[:, None]], 1)
         return drawn

@@ -99,11 +99,3 @@ def test_candidates_are_coloured_noise_around_the_mean() -> None:
 def test_impossible_numbers_are_refused(numbers: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(numbers))):
         ICEM(**numbers)
-
-
-def test_a_population_of_one_still_looks_at_something_new() -> None:
-    problem = RecordingProblem.of(linear_problem(5))
-    ICEM(population=1, iterations=3).plan(problem, generator=generator())
-    first, second, third = problem.candidates
-    assert not th.equal(first, second)
-    assert not th.equal(second, third)
