@@ -1,7 +1,8 @@
 """What tree search reaches on small tasks with known answers: ``python scripts/mcts_results.py [TASK ...]``.
 
 Each task writes one JSON file into ``docs/results/mcts``. The optimum of FrozenLake-v1 (4 x 4, slippery, 100 steps) is
-0.744190; a search that sees the slips beforehand exceeds it, and ``frozen_lake_foreseen`` does so on purpose.
+0.744190; a search that sees the slips beforehand exceeds it, and ``frozen_lake_foreseen`` does so on purpose:
+it is ``frozen_lake_copies`` with the random streams of the live environments left in the copies.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ import torch as th
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
 
-from controllers import MCTS, MPCPolicy, Outcomes, Rollouts
+from controllers import MCTS, MPCPolicy, Objective, Outcomes, Rollouts
 from mbrl_wrappers import ClonedEnvModel, TabularModel
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "mcts"
@@ -44,6 +46,7 @@ class Task:
     episodes: int
     num_envs: int
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    objective: Callable[[DummyVecEnv], Objective] = lambda _: {}
 
 
 def table(envs: DummyVecEnv) -> TabularModel:
@@ -56,13 +59,42 @@ def copies(envs: DummyVecEnv, *, reseed: bool = True) -> ClonedEnvModel:
     return ClonedEnvModel(envs.envs, reseed=reseed)
 
 
-SEARCH = MCTS(simulations=400, batch=4, exploration=2.0, backup="best", rollouts=Rollouts(8))
-FORESEEN = MCTS(simulations=200, batch=4, exploration=2.0, backup="best", outcomes=Outcomes(merge="observation"))
+def value_from_data(envs: DummyVecEnv, transitions: int = 100_000) -> Callable[[Tensor], Tensor]:
+    """What a state is worth by value iteration on a table counted from random transitions, discount 0.99."""
+    env, rng = gymnasium.make(envs.envs[0].spec.id), np.random.default_rng(0)
+    rows = []
+    state, _ = env.reset(seed=0)
+    for action in rng.integers(4, size=transitions):
+        following, reward, terminated, truncated, _ = env.step(int(action))
+        rows.append((state, action, reward, following, terminated))
+        state = env.reset()[0] if terminated or truncated else following
+    model = TabularModel(env.observation_space, env.action_space)
+    model.add(*(np.array(column) for column in zip(*rows, strict=True)))
+    value = th.as_tensor(model.value_iteration(0.99).value).float()
+    return lambda obs: obs @ value
+
+
+def learned_end(envs: DummyVecEnv) -> Objective:
+    """Leaves are worth what a learned table says."""
+    return {"discount": 0.99, "terminal_value": value_from_data(envs)}
+
+
+def half_a_goal(_: DummyVecEnv) -> Objective:
+    """A termination costs half a goal, so that holes show before the goal comes into sight."""
+    return {"terminal_reward": -0.5}
+
+
+SHORT = MCTS(simulations=500, batch=4, exploration=4.0, backup="best")
+BARE = MCTS(simulations=200, batch=4, backup="best", rollouts=Rollouts(0))
+COPIED = replace(SHORT, simulations=200, outcomes=Outcomes(merge="observation"))
+FORESEEING = partial(copies, reseed=False)
 TASKS = {
-    "frozen_lake": Task("FrozenLake-v1", table, SEARCH, 50, 500, 50),
-    "frozen_lake_foreseen": Task("FrozenLake-v1", partial(copies, reseed=False), FORESEEN, 50, 100, 25),
+    "frozen_lake": Task("FrozenLake-v1", table, SHORT, 3, 500, 50, objective=learned_end),
+    "frozen_lake_bare": Task("FrozenLake-v1", table, BARE, 15, 500, 50, objective=half_a_goal),
+    "frozen_lake_copies": Task("FrozenLake-v1", copies, COPIED, 3, 100, 25, objective=learned_end),
+    "frozen_lake_foreseen": Task("FrozenLake-v1", FORESEEING, COPIED, 3, 100, 25, objective=learned_end),
     "frozen_lake_dry": Task("FrozenLake-v1", table, MCTS(batch=4), 50, 20, 10, {"is_slippery": False}),
-    "cart_pole": Task("CartPole-v1", copies, MCTS(simulations=100, batch=10), 50, 10, 5),
+    "cart_pole": Task("CartPole-v1", copies, MCTS(simulations=100, batch=10), 50, 5, 5),
 }
 
 
@@ -74,7 +106,7 @@ def run(name: str, task: Task, seed: int) -> dict[str, Any]:
 
     envs = DummyVecEnv([env] * task.num_envs)
     envs.seed(seed)
-    policy = MPCPolicy(task.model(envs), task.planner, horizon=task.horizon, seed=seed)
+    policy = MPCPolicy(task.model(envs), task.planner, horizon=task.horizon, seed=seed, **task.objective(envs))
     decisions = 0
 
     def count(_: dict[str, Any], __: dict[str, Any]) -> None:
@@ -90,6 +122,7 @@ def run(name: str, task: Task, seed: int) -> dict[str, Any]:
         "env_kwargs": task.env_kwargs,
         "planner": {key: value for key, value in asdict(task.planner).items() if value is not None},
         "horizon": task.horizon,
+        "objective": " ".join((task.objective.__doc__ or "sum of rewards").split()),
         "seed": seed,
         "num_envs": task.num_envs,
         "mean_return": float(np.mean(returns)),
