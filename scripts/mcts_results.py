@@ -91,7 +91,7 @@ FORESEEING = partial(copies, reseed=False)
 TASKS = {
     "frozen_lake": Task("FrozenLake-v1", table, SHORT, 3, 500, 50, objective=learned_end),
     "frozen_lake_bare": Task("FrozenLake-v1", table, BARE, 15, 500, 50, objective=half_a_goal),
-    "frozen_lake_copies": Task("FrozenLake-v1", copies, COPIED, 3, 100, 25, objective=learned_end),
+    "frozen_lake_copies": Task("FrozenLake-v1", copies, COPIED, 3, 50, 25, objective=learned_end),
     "frozen_lake_foreseen": Task("FrozenLake-v1", FORESEEING, COPIED, 3, 100, 25, objective=learned_end),
     "frozen_lake_dry": Task("FrozenLake-v1", table, MCTS(batch=4), 50, 20, 10, {"is_slippery": False}),
     "cart_pole": Task("CartPole-v1", copies, MCTS(simulations=100, batch=10), 50, 5, 5),
