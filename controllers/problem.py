@@ -190,38 +190,39 @@ class PlanningProblem(Generic[S]):
         assert total is not None, "a horizon has at least one step"
         assert last is not None
         if self.terminal_value is not None and alive.any():
-            value = self._terminal_values(last, alive)
+            value = last.new_zeros(len(last)).masked_scatter(alive, self.end_values(last[alive]).to(last))
             failed = failed | ~value.isfinite()
             total = total + weight * value
         return th.where(failed, -th.inf, total)
 
-    def _terminal_values(self, obs: Tensor, alive: Tensor) -> Tensor:
-        """What rows still alive at the horizon are worth, zero for the others, ``(B,)``."""
-        assert self.terminal_value is not None
-        living = obs[alive]
-        value = self.terminal_value(living)
-        if value.shape != (len(living),):
-            raise ValueError(f"terminal_value must return shape ({len(living)},), got {tuple(value.shape)}.")
-        return obs.new_zeros(len(obs)).masked_scatter(alive, value.to(obs))
+    def end_values(self, obs: Tensor) -> Tensor:
+        """What states at the horizon that show ``obs (B, O)`` are worth, ``(B,)``; 0 without a ``terminal_value``.
+
+        Raises:
+            ValueError: if ``terminal_value`` returns another shape.
+        """
+        if self.terminal_value is None or not len(obs):
+            return obs.new_zeros(len(obs))
+        value = self.terminal_value(obs)
+        if value.shape != (len(obs),):
+            raise ValueError(f"terminal_value must return shape ({len(obs)},), got {tuple(value.shape)}.")
+        return value
 
     def _predictions(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Iterator[Prediction]:
         """The prediction of each step, rows ``B``, whatever way of rolling the model offers."""
         rows, size = len(actions), self.model.observation_space.shape[0]
         if isinstance(self.model, SequenceModel):
             whole = self.model.rollout(state, actions, generator=generator, groups=groups)
-            wanted = ((rows, self.horizon, size), (rows, self.horizon), (rows, self.horizon))
-            got = tuple(tuple(field.shape) for field in whole)
-            if got != wanted:
-                raise ValueError(f"The model's rollout must predict shapes {wanted}, got {got}.")
+            whole = whole.shaped((rows, self.horizon), size)
             for t in range(self.horizon):
-                yield _checked_prediction(Prediction(*(field[:, t] for field in whole)), rows, size)
+                yield Prediction(*(field[:, t] for field in whole))
             return
         for t in range(self.horizon):
             if isinstance(self.model, SharedNoiseModel):
                 state, prediction = self.model.step_shared(state, actions[:, t], generator=generator, groups=groups)
             else:
                 state, prediction = self.model.step(state, actions[:, t], generator=generator)
-            yield _checked_prediction(prediction, rows, size)
+            yield prediction.shaped((rows,), size)
 
     @property
     def is_differentiable(self) -> bool:
@@ -273,12 +274,3 @@ class PlanningProblem(Generic[S]):
                 "A policy proposes from observations: the start state has none, pass observations instead."
             )
         return obs
-
-
-def _checked_prediction(prediction: Prediction, rows: int, size: int) -> Prediction:
-    """The prediction in the model's own precision, once its shapes are those of ``rows`` rows."""
-    wanted = ((rows, size), (rows,), (rows,))
-    got = tuple(tuple(field.shape) for field in prediction)
-    if got != wanted:
-        raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
-    return prediction._replace(terminated=prediction.terminated.bool())

@@ -119,8 +119,7 @@ class TransitionStore:
 
     def row_ids(self) -> Tensor:
         """The number of each row of :meth:`transitions` in order of collection, ``(B,)`` int64."""
-        steps = self.steps_seen - len(self) // self.num_envs + np.arange(len(self) // self.num_envs)
-        return th.from_numpy((steps[None, :] * self.num_envs + np.arange(self.num_envs)[:, None]).reshape(-1))
+        return row_numbers(self.steps_seen, len(self) // self.num_envs, self.num_envs)
 
     def sample(self, n: int, rng: np.random.Generator) -> Transitions:
         """``n`` rows drawn uniformly with replacement by ``rng``.
@@ -254,3 +253,9 @@ class TransitionStore:
 def _sentence(error: Exception) -> str:
     """What an exception says, as the end of a sentence."""
     return f"{error.args[0]!r} is missing." if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
+def row_numbers(steps_seen: int, steps_kept: int, num_envs: int) -> Tensor:
+    """The numbers in order of collection of the newest rows, environment after environment, ``(B,)`` int64."""
+    steps = th.arange(steps_seen - steps_kept, steps_seen)
+    return (steps * num_envs + th.arange(num_envs)[:, None]).flatten()

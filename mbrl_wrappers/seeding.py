@@ -25,9 +25,12 @@ def spawn_seeds(seed: int, count: int) -> list[int]:
     return [int(child.generate_state(1, np.uint64)[0] >> 2) for child in np.random.SeedSequence(seed).spawn(count)]
 
 
-def seed_at(seed: int, index: int) -> int:
-    """The ``index``-th seed of an endless independent sequence, without the ones before it."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 2)
+def seed_at(seed: int, *place: int) -> int:
+    """The seed at ``place`` of an endless independent sequence (or table, or ...), without those before it.
+
+    All numbers count in their order: equal ones do not cancel, as they would under xor.
+    """
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 2)
 
 
 def draw_seed(generator: th.Generator) -> int:

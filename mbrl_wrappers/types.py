@@ -74,17 +74,26 @@ class Prediction(NamedTuple):
     reward: Tensor
     terminated: Tensor
 
-    def checked(self, rows: int, obs_size: int) -> Prediction:
-        """This prediction in float32 and bool, after a look at its shapes: a model may be a user's own function.
+    def shaped(self, batch: tuple[int, ...], obs_size: int) -> Prediction:
+        """This prediction with bool terminations, after a look at its shapes: a model may be a user's own function.
+
+        Args:
+            batch: ``(B,)``, or ``(B, H)`` for whole sequences.
+            obs_size: ``O``.
 
         Raises:
             ValueError: for other shapes; a ``(B, 1)`` reward would broadcast to ``(B, B)`` without a word.
         """
-        wanted = ((rows, obs_size), (rows,), (rows,))
+        wanted = ((*batch, obs_size), batch, batch)
         got = tuple(tuple(field.shape) for field in self)
         if got != wanted:
             raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
-        return Prediction(self.next_obs.float(), self.reward.float(), self.terminated.bool())
+        return self._replace(terminated=self.terminated.bool())
+
+    def checked(self, rows: int, obs_size: int) -> Prediction:
+        """:meth:`shaped` for ``rows`` rows, in float32."""
+        shaped = self.shaped((rows,), obs_size)
+        return shaped._replace(next_obs=shaped.next_obs.float(), reward=shaped.reward.float())
 
 
 class Limits(NamedTuple):

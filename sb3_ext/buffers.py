@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.replay import row_numbers
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec, check_action_space, check_observation_space
 from mbrl_wrappers.types import Transitions
@@ -141,9 +142,7 @@ class MixedReplayBuffer(ReplayBuffer):
 
     def row_ids(self) -> th.Tensor:
         """The number of each row of :meth:`real_transitions` in order of collection, ``(B,)`` int64."""
-        first = self._steps_added - self.size()
-        ids = (first + np.arange(self.size()))[None, :] * self.n_envs + np.arange(self.n_envs)[:, None]
-        return th.as_tensor(ids.reshape(-1))
+        return row_numbers(self._steps_added, self.size(), self.n_envs)
 
     def _model_actions(self, stored: th.Tensor) -> th.Tensor:
         # SB3 has scaled Box actions already; Discrete ones are stored as they were sent to the environment.

@@ -124,7 +124,7 @@ class VectorProblem:
         vector = self.vector(start)
         action = self.problem.middle.to(vector.dtype).expand(len(vector), -1)
         step = self.step(start, action, self.generator())
-        self.terminal_values(step.next_obs)
+        self.problem.end_values(step.next_obs)
         return step
 
     @property
@@ -161,26 +161,8 @@ class VectorProblem:
                 state, prediction = self._shared.step_shared(state, action, generator=generator, groups=groups)
             else:
                 state, prediction = self.model.step(state, action, generator=generator)
-        wanted = ((rows, self.model.observation_space.shape[0]), (rows,), (rows,))
-        got = tuple(tuple(part.shape) for part in prediction)
-        if got != wanted:
-            raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
-        return Step(state, self.vector(state), prediction.next_obs, prediction.reward, prediction.terminated.bool())
-
-    def terminal_values(self, obs: Tensor) -> Tensor:
-        """What states at the horizon with observations ``(B, O)`` are worth, ``(B,)``.
-
-        Raises:
-            ValueError: for a ``terminal_value`` of another shape.
-        """
-        if self.problem.terminal_value is None:
-            return obs.new_zeros(len(obs))
-        value = self.problem.terminal_value(obs)
-        if value.shape != (len(obs),):
-            raise ValueError(
-                f"terminal_value must return shape (B,), got {tuple(value.shape)} for {len(obs)} observations."
-            )
-        return value
+        prediction = prediction.shaped((rows,), self.model.observation_space.shape[0])
+        return Step(state, self.vector(state), *prediction)
 
     def warm_start(self, warm_start: WarmStart | Tensor | None) -> WarmStart:
         """The warm start with its gaps filled, within the bounds, in the precision of this problem."""
@@ -271,7 +253,7 @@ def roll_out(task: VectorProblem, choose: Choose, population: int) -> Rollout:
         state, vector, weight = step.state, step.vector, weight * problem.discount
     alive = finite & ~ended
     if problem.terminal_value is not None and alive.any():
-        value = task.terminal_values(step.next_obs[alive]).to(total)
+        value = task.problem.end_values(step.next_obs[alive]).to(total)
         total = total + weight * th.zeros_like(total).masked_scatter(alive, value)
     states, vectors, actions, happened = zip(*track, strict=True)
     scores = th.where(failed | ~total.isfinite(), -th.inf, total)

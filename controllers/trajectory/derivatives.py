@@ -111,7 +111,7 @@ def _evaluate(task: VectorProblem, states: Any, z: Tensor, last: Tensor, groups:
     step = task.step(task.moved(states, z[:, :size]), z[:, size:], task.generator(), groups)
     if not last.any():
         return step.vector, step.reward
-    value = task.problem.discount * task.terminal_values(step.next_obs[last])
+    value = task.problem.discount * task.problem.end_values(step.next_obs[last])
     return step.vector, step.reward.index_add(0, last.nonzero()[:, 0], value.to(step.reward))
 
 

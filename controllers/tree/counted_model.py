@@ -51,7 +51,7 @@ class CountedModel(Generic[S]):
         started = time.perf_counter()
         state, prediction = self.model.step(state, action, generator=self.generator)
         self._count(started, len(action))
-        return state, _checked(prediction, (len(action),), self.model.observation_space.shape[0])
+        return state, prediction.shaped((len(action),), self.model.observation_space.shape[0])
 
     def roll(self, state: S, actions: Tensor) -> Prediction:
         """Predictions ``(B, T, ...)`` of model actions ``(B, T, A)``."""
@@ -65,20 +65,11 @@ class CountedModel(Generic[S]):
                 steps.append(prediction)
             whole = Prediction(*(th.stack(fields, 1) for fields in zip(*steps, strict=True)))
         self._count(started, num_rows(actions) * actions.shape[1])
-        return _checked(whole, tuple(actions.shape[:2]), self.model.observation_space.shape[0])
+        return whole.shaped((len(actions), actions.shape[1]), self.model.observation_space.shape[0])
 
     def _count(self, started: float, transitions: int) -> None:
         self.seconds += time.perf_counter() - started
         self.calls += transitions
-
-
-def _checked(prediction: Prediction, batch: tuple[int, ...], size: int) -> Prediction:
-    """The prediction with bool terminations, once its shapes are known to be right."""
-    wanted = ((*batch, size), batch, batch)
-    got = tuple(tuple(field.shape) for field in prediction)
-    if got != wanted:
-        raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
-    return prediction._replace(terminated=prediction.terminated.bool())
 
 
 def finite(prediction: Prediction) -> Tensor:

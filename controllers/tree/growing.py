@@ -32,3 +32,11 @@ class GrowingArray(Generic[Scalar]):
             self._rows = np.concatenate([self._rows, self._rows])
         self._rows[self._count] = row
         self._count += 1
+
+
+def ancestry(parents: NDArray[np.int64], node: int) -> list[int]:
+    """The nodes from the root, whose parent is -1, to ``node``."""
+    nodes = [node]
+    while (parent := int(parents[nodes[-1]])) >= 0:
+        nodes.append(parent)
+    return nodes[::-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controllers.tree.growing import GrowingArray
+from controllers.tree.growing import GrowingArray, ancestry
 from controllers.tree.nearest import NearestPoints
 from controllers.tree.space import Points
 
@@ -68,10 +68,7 @@ class Tree:
 
     def chain(self, node: int) -> Points:
         """The way from the root to ``node``, ``(M, D)``."""
-        indices = [node]
-        while (parent := int(self.parents[indices[-1]])) >= 0:
-            indices.append(parent)
-        return self.points[indices[::-1]]
+        return self.points[ancestry(self.parents, node)]
 
     def _length(self, node: int) -> float:
         edge = self.points[node] - self.points[self.parents[node]]

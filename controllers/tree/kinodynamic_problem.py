@@ -9,7 +9,7 @@ import torch as th
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
-from controllers.tree.space import Points, Region, Validity, is_valid
+from controllers.tree.space import Points, Region, Validity, is_valid, refuse_invalid
 from mbrl_wrappers.spaces import ActionCodec
 from mbrl_wrappers.types import DynamicsModel, VectorStateModel
 
@@ -101,10 +101,7 @@ class KinodynamicProblem(Region, Generic[S]):
                 f"The bounds have {self.dimensions} coordinates and the state of {type(self.model).__name__} has "
                 f"{len(place)}: low, high, goal and weights need one number for each."
             )
-        if not ((place >= self.low) & (place <= self.high)).all():
-            raise ValueError(f"start {place} lies outside the bounds {self.low} to {self.high}: widen them or move it.")
-        if not is_valid(self, place[None])[0]:
-            raise ValueError(f"start {place} is not valid: it lies in an obstacle, so no path exists. Move it.")
+        refuse_invalid(self, "start", place)
         return state
 
     def coordinates(self, state: S, obs: Tensor) -> Points:

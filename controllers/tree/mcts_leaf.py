@@ -71,14 +71,8 @@ class LeafValues(Generic[S]):
         return value.tolist()
 
     def _end_values(self, obs: Tensor) -> Tensor:
-        """The problem's terminal value ``(B,)`` float64, 0 without one."""
-        function = self.problem.terminal_value
-        if function is None or not len(obs):
-            return th.zeros(len(obs), dtype=th.float64)
-        value = function(obs.float())
-        if value.shape != (len(obs),):
-            raise ValueError(f"terminal_value must return shape ({len(obs)},), got {tuple(value.shape)}.")
-        return value.detach().double().cpu()
+        """The problem's terminal value ``(B,)`` float64 on the CPU, 0 without one."""
+        return self.problem.end_values(obs.float()).detach().double().cpu()
 
     def _random(self, *shape: int) -> Tensor:
         """Uniformly drawn model actions ``(*shape, A)``."""

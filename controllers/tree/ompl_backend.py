@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controllers.tree.collision import Checker
+from controllers.tree.growing import ancestry
 from controllers.tree.outcome import DRAWS_PER_NODE, EXACT, Grown, metric_ends
 from controllers.tree.space import MotionProblem, Points
 from mbrl_wrappers.optional import require
@@ -170,7 +171,4 @@ def _tree(base: Any, setup: Any, size: int) -> tuple[Points, NDArray[np.int64], 
 
 def _nearest_approach(nodes: Points, parents: NDArray[np.int64], goal: Points) -> Points:
     """The way ``(M, D)`` from the start to the node nearest to ``goal (D,)``."""
-    indices = [int(np.linalg.norm(nodes - goal, axis=1).argmin())]
-    while (parent := int(parents[indices[-1]])) >= 0:
-        indices.append(parent)
-    return nodes[indices[::-1]]
+    return nodes[ancestry(parents, int(np.linalg.norm(nodes - goal, axis=1).argmin()))]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from controllers.tree.growing import GrowingArray
+from controllers.tree.growing import GrowingArray, ancestry
 from controllers.tree.nearest import NearestPoints
 from controllers.tree.space import Points
 
@@ -109,7 +109,4 @@ class SparseTree:
 
     def chain(self, node: int) -> list[int]:
         """The nodes from the root to ``node``."""
-        indices = [node]
-        while (parent := int(self.parents[indices[-1]])) >= 0:
-            indices.append(parent)
-        return indices[::-1]
+        return ancestry(self.parents, node)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
 from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows
-from mbrl_wrappers.seeding import torch_generator
+from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import check_action_space, check_observation_space
 from mbrl_wrappers.types import DynamicsModel, Limits, Prediction
 
@@ -127,7 +127,7 @@ class Branches:
         fresh = [int(rng.integers(2**62)) for rng in rngs if id(rng) not in known]
         self._rngs = list(rngs)
         if fresh:
-            self._seed = _combined(fresh)
+            self._seed = seed_at(*fresh)
             self._generator = torch_generator(self._seed, self.model.device)
             self._steps = self._restarts_since_step = 0
 
@@ -195,7 +195,7 @@ class Branches:
         self._state, prediction = self.model.step(
             previous, action.to(self.model.device, th.float32), generator=self._generator
         )
-        self._check_shapes(prediction)
+        prediction = prediction.shaped((self.num_rows,), self.obs_dim)
         valid: BoolArray = self._valid(prediction).cpu().numpy()  # (N,)
         moved = valid & active
         if not moved.all():
@@ -225,7 +225,7 @@ class Branches:
         # The model resets N rows whichever were chosen, so that row i always gets the i-th draw of this moment.
         full = np.repeat(start[:1], self.num_rows, 0)
         full[chosen] = start
-        seed = _combined([self._seed, self._steps, self._restarts_since_step])
+        seed = seed_at(self._seed, self._steps, self._restarts_since_step)
         generator = torch_generator(seed, self.model.device)
         obs = th.as_tensor(full.astype(np.float32), device=self.model.device)
         state = self.model.reset(obs, generator=generator)
@@ -238,15 +238,3 @@ class Branches:
     def _valid(self, prediction: Prediction) -> Tensor:
         limits = self._limits if self._limits is not None else getattr(self.model, "limits", None)
         return (limits or Limits.none(self.obs_dim)).valid(prediction)
-
-    def _check_shapes(self, prediction: Prediction) -> None:
-        # A (B, 1) reward would broadcast to (B, B) without a word, and the model may be a user's own function.
-        wanted = ((self.num_rows, self.obs_dim), (self.num_rows,), (self.num_rows,))
-        got = tuple(tuple(field.shape) for field in prediction)
-        if got != wanted:
-            raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
-
-
-def _combined(seeds: Sequence[int]) -> int:
-    """One seed of all in their order: equal ones do not cancel, as they would under xor."""
-    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 2)

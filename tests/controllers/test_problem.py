@@ -249,7 +249,7 @@ class _ShortSequences(SequenceMembers):
     ("options", "message"),
     [
         ({"model": _Columns(1.0)}, "must predict"),
-        ({"model": _ShortSequences(1.0)}, "rollout must predict"),
+        ({"model": _ShortSequences(1.0)}, "must predict"),
         ({"terminal_value": lambda obs: obs}, "terminal_value must return"),
         ({"risk": lambda returns: returns}, "risk must reduce"),
     ],
