@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from mbrl_wrappers.checkpoint import resolve_device
-from mbrl_wrappers.optional import require
 from scripts.algorithms import ON_POLICY, action_noise, agent_class, agent_keys, readable_policy_kwargs
 from scripts.arguments import TrainArguments
 from scripts.configuration import HYPERPARAMS_FOLDER, RunConfiguration, check_keys, load_configuration, merge
-from scripts.environments import check_env_id, make_env, make_real_vec_env
+from scripts.environments import make_env, make_real_vec_env
+from scripts.flag_checks import check_flags
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,7 @@ def plan_run(args: TrainArguments) -> TrainingRun:
         ValueError: with what to change.
         ImportError: if a library is missing that the agent or a flag needs.
     """
-    check_env_id(args.env)
-    check_device(args.device)
-    if args.tensorboard_log:
-        require("tensorboard", extra="tensorboard")
-    if args.progress:
-        require("tqdm", extra="progress")
-        require("rich", extra="progress")
+    check_flags(args.env, args.device, progress=args.progress, tensorboard=bool(args.tensorboard_log))
     cls = agent_class(args.algo, args.backend)
     path = Path(args.conf_file) if args.conf_file else HYPERPARAMS_FOLDER / f"{args.algo}.yml"
     keys = agent_keys(cls)
@@ -98,19 +90,6 @@ def plan_run(args: TrainArguments) -> TrainingRun:
         config.agent["gradient_steps"] = _gradient_steps(args, config.agent.get("train_freq", 1))
     env_kwargs = {**(config.run.get("env_kwargs") or {}), **args.env_kwargs}
     return TrainingRun(args, cls, config, n_timesteps, env_kwargs)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not know or cannot use.
-
-    Raises:
-        ValueError: with what torch says of it.
-    """
-    try:
-        th.zeros(1, device=resolve_device(device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device {device} cannot be used here ({reason}); take auto, cpu or cuda.") from error
 
 
 def _with_model(config: RunConfiguration, args: TrainArguments, keys: list[str]) -> RunConfiguration:

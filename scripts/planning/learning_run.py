@@ -11,14 +11,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from controllers import MPCPolicy, PlannerLearningConfig
-from mbrl_wrappers.optional import require
 from scripts.configuration import RunConfiguration
-from scripts.environments import check_env_id, make_env
+from scripts.environments import make_env
+from scripts.flag_checks import check_flags
 from scripts.learned_model import LearnedModel, check_model_block
 from scripts.phases import PhaseClock
 from scripts.planning.arguments import TrainPlannerArguments
 from scripts.planning.settings import LEARNING_KEYS, PlannerSettings, read_settings, try_out
-from scripts.training_run import check_device
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,7 @@ def plan_planner_run(args: TrainPlannerArguments) -> PlannerRun:
         ValueError: with what to change.
         ImportError: if a library is missing that a flag needs.
     """
-    check_env_id(args.env)
-    check_device(args.device)
-    if args.tensorboard_log:
-        require("tensorboard", extra="tensorboard")
-    if args.progress:
-        require("tqdm", extra="progress")
+    check_flags(args.env, args.device, progress=args.progress, tensorboard=bool(args.tensorboard_log))
     flags = {
         "horizon": args.horizon,
         "execute": args.execute,

@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 
 from controllers import MPCPolicy
-from mbrl_wrappers.optional import require
 from mbrl_wrappers.seeding import seed_at
-from scripts.environments import check_env_id, make_env
+from scripts.environments import make_env
+from scripts.flag_checks import check_flags
 from scripts.interruption import StopOnSignal
 from scripts.observation_names import observation_names
 from scripts.phases import PhaseClock
@@ -24,15 +24,10 @@ from scripts.planning.arguments import PlanArguments
 from scripts.planning.episodes import Moment, PlannedEpisode, ProgressBar, milliseconds, play_planned, shown_to
 from scripts.planning.policy import build_model, build_policy, trained_on
 from scripts.planning.settings import PlannerSettings, read_settings, try_out
+from scripts.planning.table import plans_table
 from scripts.run_folder import new_run_folder
 from scripts.summary import Evaluation, RunSummary, versions
-from scripts.training_run import check_device
 from scripts.video import Film
-
-TABLE_HEAD = (
-    "| task | planner | model | horizon | execute | episodes | mean return ± std | ms per plan (95 %) "
-    "| transitions per plan |\n" + "|" + " --- |" * 9
-)
 
 
 def act_on_plans(args: PlanArguments, words: Sequence[str]) -> int:
@@ -46,12 +41,7 @@ def act_on_plans(args: PlanArguments, words: Sequence[str]) -> int:
         ValueError: for settings that cannot work; no folder is made then.
         ImportError: if a library is missing that a flag needs.
     """
-    check_env_id(args.env)
-    check_device(args.device)
-    if args.progress:
-        require("tqdm", extra="progress")
-    if args.picture:
-        require("matplotlib", extra="plots")
+    check_flags(args.env, args.device, progress=args.progress, plots=bool(args.picture))
     flags = {"horizon": args.horizon, "execute": args.execute, "particles": args.particles}
     given = {**args.hyperparams, **({} if args.population is None else {"population": args.population})}
     settings = read_settings(args.planner, args.env, "plan.yml", args.conf_file, given, flags)
@@ -155,26 +145,8 @@ class PlanSession:
         if args.picture and not self.drawn:
             print(f"No {args.picture}: the first episode has no step {args.picture_step}.", flush=True)
         if self.episodes:
-            print(f"{TABLE_HEAD}\n{self.row()}")
+            print(plans_table([asdict(self.summary)]))
         return self.stop.exit_code
-
-    def row(self) -> str:
-        """The result as a row of a markdown table."""
-        returns = [episode.total for episode in self.episodes]
-        times, plans = milliseconds(self.episodes), sum(len(episode.plan_milliseconds) for episode in self.episodes)
-        calls = sum(episode.model_calls for episode in self.episodes) / max(plans, 1)
-        cells = [
-            self.args.env,
-            self.args.arm,
-            self.model_name,
-            str(self.settings.horizon),
-            str(self.settings.execute),
-            str(len(returns)),
-            f"{np.mean(returns):.2f} ± {np.std(returns):.2f}",
-            f"{times['median']:.0f} ({times['p95']:.0f})",
-            f"{calls:,.0f}",
-        ]
-        return f"| {' | '.join(cells)} |"
 
     def _episode(self, seed: int, number: int, bar: ProgressBar) -> PlannedEpisode:
         args = self.args

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts.plan_table import main, read_plans, row
+from scripts.plan_table import main, read_plans
+from scripts.planning.table import row
 
 
 def summary(arm: str, totals: list[float], **settings: Any) -> dict[str, Any]:
