@@ -15,16 +15,20 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch as th
+
 if __package__ in (None, ""):  # started as a file: the house is one folder up
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.benchmarks.ensemble import ensemble_figures, planning, rollout
+from scripts.benchmarks.motion_planning import motion_report
 from scripts.benchmarks.ratios import Figure, two_threads_over_one
 from scripts.benchmarks.simulator import simulator_figures
 from scripts.benchmarks.tabular import tabular_figures
+from scripts.benchmarks.tree_search import tree_search_figures
 from scripts.summary import versions
 
-SUBJECTS = ("ensemble", "simulator", "tabular")
+SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "motion")
 
 
 def main() -> None:
@@ -46,12 +50,16 @@ def main() -> None:
         figures.extend(ensemble(args.threads, args.rows, args.seconds))
     if "simulator" in subjects:
         figures.extend(simulator_figures(args.threads, args.seconds))
+    th.set_num_threads(1)  # all that follows works row by row
     if "tabular" in subjects:
         figures.extend(tabular_figures(args.seconds))
+    if "tree-search" in subjects:
+        figures.extend(tree_search_figures(args.seconds))
+    motion = {"motion": motion_report()} if "motion" in subjects else {}
     if args.json:
         command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]])
         report = {"command": command, "machine": platform.processor(), "versions": versions("sb3")}
-        args.json.write_text(json.dumps({**report, "figures": [asdict(f) for f in figures]}, indent=2) + "\n")
+        args.json.write_text(json.dumps({**report, "figures": [asdict(f) for f in figures], **motion}, indent=2) + "\n")
 
 
 def ensemble(thread_counts: list[int], rows: list[int], seconds: float) -> list[Figure]:

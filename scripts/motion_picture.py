@@ -19,7 +19,7 @@ import numpy as np
 from controllers import RRT, KinodynamicPlan, KinodynamicRRT, MotionPlan, RRTStar, close_gap, shortcut
 from controllers.tree.path import path_length
 from mbrl_wrappers.optional import require
-from scripts.bench_rrt import RADIUS, SHORTEST, STEP_SECONDS, disc, double_integrator, seeded
+from scripts.benchmarks.motion_planning import RADIUS, SHORTEST, STEP_SECONDS, disc, double_integrator, seeded
 from scripts.learning_curves import COLOURS
 
 require("matplotlib", extra="plots").use("Agg")

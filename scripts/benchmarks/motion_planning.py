@@ -1,6 +1,4 @@
-"""Motion planners measured: how neighbours and trees grow, and what paths they find around the disc.
-
-    python scripts/bench_rrt.py --json docs/results/motion-planning/bench.json
+"""Motion planners: how neighbours and trees grow, and what paths they find around a disc and through a model.
 
 Times are CPU seconds of this process, so that other programs disturb them little. OMPL is measured beside ours where
 it is installed; it calls the same batched check of an edge.
@@ -8,20 +6,12 @@ it is installed; it calls the same batched check of an edge.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
-
-if not __package__:  # run as a file: imports start at the checkout
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
 import torch as th
@@ -74,29 +64,24 @@ class Reached:
     seconds: tuple[float, ...]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="per planner (default: 5)")
-    parser.add_argument("--largest", type=int, default=10_000, help="nodes of the largest RRT* (default: 10000)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args(argv)
-    th.set_num_threads(1)
+def motion_report(seeds: int = 5, largest: int = 10_000) -> dict[str, Any]:
+    """Measure and print.
+
+    Args:
+        seeds: per planner.
+        largest: nodes of the largest RRT*.
+    """
     backends = ("own", "ompl") if installed("ompl") else ("own",)
-    growth = [*neighbours(), *(row for backend in backends for row in rrt_star_growth(backend, args.largest))]
-    found = [row for backend in backends for row in disc_paths(backend, args.seeds)]
-    reached = [rest_to_rest(distance, sparse, args.seeds) for distance in (0.25, 1.0, 2.0) for sparse in (False, True)]
-    if args.json:
-        report = {
-            "machine": platform.processor(),
-            "versions": {name: installed(name) for name in ("numpy", "scipy", "torch", "ompl")},
-            "shortest": SHORTEST,
-            "growth": [asdict(row) for row in growth],
-            "disc": [asdict(row) for row in found],
-            "double_integrator": [asdict(row) for row in reached],
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    growth = [*neighbours(), *(row for backend in backends for row in rrt_star_growth(backend, largest))]
+    found = [row for backend in backends for row in disc_paths(backend, seeds)]
+    reached = [rest_to_rest(distance, sparse, seeds) for distance in (0.25, 1.0, 2.0) for sparse in (False, True)]
+    return {
+        "versions": {name: installed(name) for name in ("numpy", "scipy", "torch", "ompl")},
+        "shortest": SHORTEST,
+        "growth": [asdict(row) for row in growth],
+        "disc": [asdict(row) for row in found],
+        "double_integrator": [asdict(row) for row in reached],
+    }
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -214,7 +199,3 @@ def shown(row: Any) -> Any:
 
     print("  ".join(f"{name}={text(value)}" for name, value in asdict(row).items()), flush=True)
     return row
-
-
-if __name__ == "__main__":
-    main()
