@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: imports start at the checkout
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import gymnasium
 import numpy as np
 import stable_baselines3
@@ -31,6 +34,8 @@ from torch import Tensor
 
 from controllers import MCTS, MPCPolicy, Objective, Outcomes, Rollouts
 from mbrl_wrappers import ClonedEnvModel, TabularModel
+from mbrl_wrappers.models.value_iteration import policy_value
+from scripts.toy_text import LAKE_LIMIT, random_steps
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results" / "mcts"
 
@@ -47,6 +52,7 @@ class Task:
     num_envs: int
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     objective: Callable[[DummyVecEnv], Objective] = lambda _: {}
+    exact_repeats: int = 0
 
 
 def table(envs: DummyVecEnv) -> TabularModel:
@@ -61,15 +67,8 @@ def copies(envs: DummyVecEnv, *, reseed: bool = True) -> ClonedEnvModel:
 
 def value_from_data(envs: DummyVecEnv, transitions: int = 100_000) -> Callable[[Tensor], Tensor]:
     """What a state is worth by value iteration on a table counted from random transitions, discount 0.99."""
-    env, rng = gymnasium.make(envs.envs[0].spec.id), np.random.default_rng(0)
-    rows = []
-    state, _ = env.reset(seed=0)
-    for action in rng.integers(4, size=transitions):
-        following, reward, terminated, truncated, _ = env.step(int(action))
-        rows.append((state, action, reward, following, terminated))
-        state = env.reset()[0] if terminated or truncated else following
-    model = TabularModel(env.observation_space, env.action_space)
-    model.add(*(np.array(column) for column in zip(*rows, strict=True)))
+    env = envs.envs[0]
+    model = TabularModel(env.observation_space, env.action_space).fit(random_steps(transitions, 0))
     value = th.as_tensor(model.value_iteration(0.99).value).float()
     return lambda obs: obs @ value
 
@@ -79,17 +78,43 @@ def learned_end(envs: DummyVecEnv) -> Objective:
     return {"discount": 0.99, "terminal_value": value_from_data(envs)}
 
 
+def rough_end(envs: DummyVecEnv) -> Objective:
+    """Leaves are worth what a table of only 1,000 random steps says."""
+    return {"discount": 0.99, "terminal_value": value_from_data(envs, 1_000)}
+
+
+def exact_success(envs: DummyVecEnv, policy: MPCPolicy[Any], objective: Objective, repeats: int) -> dict[str, float]:
+    """The chance of FrozenLake's goal within its limit by the decisions of ``repeats`` fresh searches in each state.
+
+    Beside it, what the leaves' values are worth by themselves: one step of the true table ahead, without a search.
+    """
+    true = table(envs).mdp()
+    states, actions = true.reward.shape
+    searched, _ = policy.predict(np.repeat(np.arange(states), repeats))
+    shares, value = np.eye(actions)[searched.reshape(states, repeats)].mean(axis=1), np.zeros(states)
+    for _ in range(LAKE_LIMIT):
+        value = (shares * true.lookahead(value, 1.0)).sum(axis=1)
+    result = {"exact_success": float(value[0])}
+    leaves = objective.get("terminal_value")
+    if leaves is not None:
+        ahead = true.lookahead(leaves(th.eye(states)).double().numpy(), objective["discount"]).argmax(axis=1)
+        result["exact_success_without_search"] = float(policy_value(true, ahead, LAKE_LIMIT)[0])
+    return result
+
+
 def half_a_goal(_: DummyVecEnv) -> Objective:
     """A termination costs half a goal, so that holes show before the goal comes into sight."""
     return {"terminal_reward": -0.5}
 
 
 SHORT = MCTS(simulations=500, batch=4, exploration=4.0, backup="best")
+DEEP = MCTS(simulations=2000, batch=4, exploration=2.0, backup="best")
 BARE = MCTS(simulations=200, batch=4, backup="best", rollouts=Rollouts(0))
 COPIED = replace(SHORT, simulations=200, outcomes=Outcomes(merge="observation"))
 FORESEEING = partial(copies, reseed=False)
 TASKS = {
-    "frozen_lake": Task("FrozenLake-v1", table, SHORT, 3, 500, 50, objective=learned_end),
+    "frozen_lake": Task("FrozenLake-v1", table, SHORT, 3, 500, 50, objective=learned_end, exact_repeats=40),
+    "frozen_lake_deep": Task("FrozenLake-v1", table, DEEP, 8, 500, 50, objective=rough_end, exact_repeats=20),
     "frozen_lake_bare": Task("FrozenLake-v1", table, BARE, 15, 500, 50, objective=half_a_goal),
     "frozen_lake_copies": Task("FrozenLake-v1", copies, COPIED, 3, 50, 25, objective=learned_end),
     "frozen_lake_foreseen": Task("FrozenLake-v1", FORESEEING, COPIED, 3, 100, 25, objective=learned_end),
@@ -106,7 +131,9 @@ def run(name: str, task: Task, seed: int) -> dict[str, Any]:
 
     envs = DummyVecEnv([env] * task.num_envs)
     envs.seed(seed)
-    policy = MPCPolicy(task.model(envs), task.planner, horizon=task.horizon, seed=seed, **task.objective(envs))
+    objective = task.objective(envs)
+    policy = MPCPolicy(task.model(envs), task.planner, horizon=task.horizon, seed=seed, **objective)
+    exact = exact_success(envs, policy, objective, task.exact_repeats) if task.exact_repeats else {}
     decisions = 0
 
     def count(_: dict[str, Any], __: dict[str, Any]) -> None:
@@ -123,6 +150,7 @@ def run(name: str, task: Task, seed: int) -> dict[str, Any]:
         "planner": {key: value for key, value in asdict(task.planner).items() if value is not None},
         "horizon": task.horizon,
         "objective": " ".join((task.objective.__doc__ or "sum of rewards").split()),
+        **exact,
         "seed": seed,
         "num_envs": task.num_envs,
         "mean_return": float(np.mean(returns)),
