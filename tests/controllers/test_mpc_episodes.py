@@ -24,7 +24,10 @@ from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 
 def vec_env_of(make: Callable[[], gymnasium.Env[Any, Any]], count: int = 3) -> VecEnv:
-    return DummyVecEnv([lambda: Monitor(make()) for _ in range(count)])
+    """Environments whose starts are the same in every run, so that two policies meet the same tasks."""
+    envs = DummyVecEnv([lambda: Monitor(make()) for _ in range(count)])
+    envs.seed(0)
+    return envs
 
 
 @pytest.mark.parametrize(("planner", "limit"), [(CEM(150, 6), 1.03), (MPPI(100, 4), 1.1), (ICEM(60, 4), 1.1)])
