@@ -20,13 +20,13 @@ from scripts.run_folder import SUMMARY_FILE
 
 
 def read_plans(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """The summaries of planning runs at or below ``folders``, by task and then by arm.
+    """The summaries of planning runs with an episode at or below ``folders``, by task and then by arm.
 
     Raises:
         ValueError: if there is none.
     """
     found = [json.loads(path.read_text()) for folder in folders for path in folder.rglob(SUMMARY_FILE)]
-    plans = [summary for summary in found if "episodes" in summary.get("planning", {})]
+    plans = [summary for summary in found if summary.get("planning", {}).get("episodes")]
     if not plans:
         raise ValueError(f"There is no summary of plan.py below {', '.join(map(str, folders))}.")
     return sorted(plans, key=lambda summary: (summary["task"], summary["arm"]))

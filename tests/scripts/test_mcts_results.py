@@ -32,7 +32,7 @@ def judged(actions: np.ndarray, **objective: Any) -> dict[str, float]:
     return exact_success(envs, Always(actions), objective, actions.shape[1])  # type: ignore[arg-type]
 
 
-def test_value_iteration_is_worth_what_the_literature_says() -> None:
+def test_value_iteration_is_worth_what_is_known() -> None:
     solution = TabularModel.from_env(make("FrozenLake-v1")).value_iteration(0.999)
     values = th.as_tensor(solution.value).float()
     result = judged(solution.policy[:, None], discount=0.999, terminal_value=lambda obs: obs @ values)
@@ -54,4 +54,4 @@ def test_mixed_decisions_are_the_uniform_random_policy() -> None:
             wins += float(reward)
         env.reset()
     assert set(result) == {"exact_success"}
-    assert result["exact_success"] == pytest.approx(wins / 3000, abs=0.006)  # two and a half standard errors
+    assert result["exact_success"] == pytest.approx(wins / 3000, abs=0.006)  # about three standard errors
