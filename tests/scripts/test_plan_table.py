@@ -36,7 +36,12 @@ def test_particles_are_not_counted_as_sequences() -> None:
 
 
 def test_only_planning_runs_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, content in (("b", summary("mppi", [1.0])), ("a", summary("cem", [1.0])), ("agent", {"task": "x"}), ("begun", summary("icem", []))):
+    for name, content in (
+        ("b", summary("mppi", [1.0])),
+        ("a", summary("cem", [1.0])),
+        ("agent", {"task": "x"}),
+        ("begun", summary("icem", [])),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps(content))
     assert [plan["arm"] for plan in read_plans([tmp_path])] == ["cem", "mppi"]
