@@ -2,7 +2,7 @@
 
 from mbrl_wrappers import tasks
 from mbrl_wrappers.checkpoint import load, save
-from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv
+from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, UniformStarts
 from mbrl_wrappers.envs.registration import register_envs
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.cloned_env import ClonedEnvModel
@@ -45,6 +45,7 @@ __all__ = [
     "Trainer",
     "TransitionStore",
     "Transitions",
+    "UniformStarts",
     "WithReward",
     "branched_rollout",
     "load",

@@ -126,10 +126,14 @@ class Limits(NamedTuple):
 
     def valid(self, prediction: Prediction) -> Tensor:
         """Which rows are finite and inside the limits, ``(B,)`` bool (a NaN compares false)."""
-        obs, reward = prediction.next_obs, prediction.reward
-        low, high, reward_low, reward_high = (limit.to(obs.device, obs.dtype) for limit in self)
+        reward = prediction.reward
+        low, high = self.reward_low.to(reward), self.reward_high.to(reward)
+        return self.hold(prediction.next_obs) & (th.minimum(reward - low, high - reward) >= 0)
+
+    def hold(self, obs: Tensor) -> Tensor:
+        """Which observations ``(B, O)`` are finite and inside the limits, ``(B,)`` bool."""
         # Infinity has no distance to an infinite limit, so it is refused there too.
-        return (room(obs, low, high) >= 0) & (th.minimum(reward - reward_low, reward_high - reward) >= 0)
+        return room(obs, self.obs_low.to(obs), self.obs_high.to(obs)) >= 0
 
     @classmethod
     def none(cls, obs_size: int) -> Limits:

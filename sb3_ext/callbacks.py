@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.envs import Starts, StartSampler, start_sampler
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.rollout import Rollout, branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
-from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
+from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn
+from sb3_ext.agent_checks import check_agent, mixed_buffer
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
@@ -79,6 +80,9 @@ class DynaCallback(BaseCallback):
             a model that needs no fitting (a :class:`~mbrl_wrappers.FunctionModel`).
         reward_fn: known reward for the default model, in environment units.
         termination_fn: known termination for the default model.
+        starts: where branches begin: anything that :class:`~mbrl_wrappers.ModelEnv` takes, such as
+            :class:`~mbrl_wrappers.UniformStarts`, less what is outside of the model's limits; by default the real
+            observations in the buffer, as in MBPO.
         seed: source of every draw of model and rollouts; the agent's own draws do not change.
         verbose: 1 says what is known of the task and what each fit came to.
 
@@ -97,6 +101,7 @@ class DynaCallback(BaseCallback):
         trainer: ModelTrainer | None = None,
         reward_fn: RewardFn | None = None,
         termination_fn: TerminationFn | None = None,
+        starts: Starts | None = None,
         seed: int = 0,
         verbose: int = 0,
     ) -> None:
@@ -114,6 +119,8 @@ class DynaCallback(BaseCallback):
         self.fit_seconds = 0.0
         self.rollout_seconds = 0.0
         self._functions = (reward_fn, termination_fn)
+        self._given_starts = starts
+        self._starts: StartSampler | None = None
         self._model_seed, self._trainer_seed, start_seed, self._rollout_seed = spawn_seeds(seed, 4)
         self._starts_rng = np.random.default_rng(start_seed)
         self._generator: th.Generator | None = None
@@ -138,6 +145,8 @@ class DynaCallback(BaseCallback):
             self.dynamics = default.dynamics
             for note in default.notes:
                 self._say(note)
+        if self._given_starts is not None:
+            self._starts = start_sampler(self._given_starts, self.dynamics.observation_space.shape[0])
         check_pieces(self.model.observation_space, self.model.action_space, self.dynamics, self.trainer)
         if self.trainer is None:
             self.trainer = default_trainer(self.dynamics, seed=self._trainer_seed)
@@ -217,7 +226,9 @@ class DynaCallback(BaseCallback):
         fitting = max(buffer.synthetic.capacity // length, 1)
         branches = min(self.config.rollouts_per_step * self.config.rollout_freq, fitting)
         policy = AgentPolicy(self.model, noise_std=self.config.policy_noise_std)
-        starts = th.as_tensor(buffer.sample_observations(branches, self._starts_rng), dtype=th.float32)
+        starts = self._draw_starts(buffer, branches)
+        if not len(starts):
+            return
         rollout = branched_rollout(self.dynamics, policy, starts, length, generator=self._generator)
         buffer.synthetic.add_batch(rollout.transitions)
         self.rollout_seconds += time.perf_counter() - started
@@ -229,6 +240,22 @@ class DynaCallback(BaseCallback):
                 "observations, or begin with more random steps (learning_starts).",
                 stacklevel=2,
             )
+
+    def _draw_starts(self, buffer: MixedReplayBuffer, count: int) -> th.Tensor:
+        """At most ``count`` observations ``(n, O)``; of the user's those that the model's limits hold."""
+        if self._starts is None:
+            return th.as_tensor(buffer.sample_observations(count, self._starts_rng), dtype=th.float32)
+        drawn = th.as_tensor(self._starts(count, self._starts_rng), dtype=th.float32)
+        limits: Limits | None = getattr(self.dynamics, "limits", None)
+        believed = drawn if limits is None else drawn[limits.hold(drawn)]
+        self.logger.record("dyna/starts_believed", len(believed) / count)
+        if not len(believed):
+            warnings.warn(
+                "None of the starts is near the real data that the model was fitted to, so nothing was imagined: "
+                "narrow the starts, or begin with more random steps (learning_starts).",
+                stacklevel=2,
+            )
+        return believed
 
     # --- checks and words -------------------------------------------------------------------------------------------
 
@@ -265,42 +292,3 @@ class DynaCallback(BaseCallback):
         self.logger.record("dyna/synthetic_mib", buffer.synthetic.capacity * buffer.synthetic.row_bytes / 2**20)
         self.logger.record("dyna/fit_seconds", self.fit_seconds)
         self.logger.record("dyna/rollout_seconds", self.rollout_seconds)
-
-
-def mixed_buffer(agent: object) -> MixedReplayBuffer:
-    """The agent's replay buffer, looked up anew because ``load_replay_buffer`` replaces it.
-
-    Raises:
-        TypeError: if it is not a :class:`MixedReplayBuffer`.
-    """
-    buffer = getattr(agent, "replay_buffer", None)
-    if not isinstance(buffer, MixedReplayBuffer):
-        raise TypeError(
-            f"DynaCallback needs the agent to be built with replay_buffer_class=MixedReplayBuffer; "
-            f"its buffer is {type(buffer).__name__}."
-        )
-    return buffer
-
-
-def check_agent(agent: object) -> None:
-    """Raise with a sentence that helps if ``agent`` cannot be trained Dyna-style."""
-    if not isinstance(agent, OffPolicyAlgorithm):
-        raise TypeError(
-            f"DynaCallback trains off-policy agents; {type(agent).__name__} has no replay buffer. "
-            "For PPO, A2C and TRPO use sb3_ext.learn_in_imagination."
-        )
-    buffer = mixed_buffer(agent)
-    if buffer.observation_space != agent.observation_space or buffer.action_space != agent.action_space:
-        raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
-    if getattr(agent, "use_sde", False):
-        raise ValueError(
-            "use_sde=True is not supported: gSDE draws one exploration matrix for all rows of a batch, so every "
-            "imagined branch would explore alike. Use the default use_sde=False."
-        )
-    if getattr(agent, "n_steps", 1) > 1:
-        raise ValueError(
-            "n_steps > 1 is not supported with imagined rows (SB3 ignores it silently for a custom buffer): "
-            "use n_steps=1."
-        )
-    if not isinstance(agent.action_space, spaces.Box | spaces.Discrete):
-        raise TypeError(f"DynaCallback supports Box and Discrete actions, not {agent.action_space}.")

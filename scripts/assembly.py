@@ -42,12 +42,12 @@ def build_model(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: i
 def build_dyna(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: int) -> DynaParts:
     """The same agent as without a model, with a mixed replay buffer and the Dyna callback: nothing else differs."""
     from sb3_ext import DynaCallback, MixedReplayBuffer
-    from scripts.learned_model import dyna_config
+    from scripts.learned_model import branch_starts, dyna_config
 
     block, seed = plan.config.model, plan.args.seed
     model = build_model(plan, env, clock, verbose=verbose)
-    config = dyna_config(block.get("dyna") or {})
-    dyna = DynaCallback(model.dynamics, config, trainer=model.trainer, seed=seed, verbose=verbose)
+    config, starts = dyna_config(block.get("dyna") or {}), branch_starts(block.get("starts") or {})
+    dyna = DynaCallback(model.dynamics, config, trainer=model.trainer, starts=starts, seed=seed, verbose=verbose)
     buffer = {key: block[key] for key in ("real_ratio", "synthetic_size") if key in block}
     agent = plan.build_agent(
         env, replay_buffer_class=MixedReplayBuffer, replay_buffer_kwargs={**buffer, "seed": seed}, verbose=verbose

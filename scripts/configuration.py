@@ -20,7 +20,7 @@ from scripts.env_id import registered_id
 
 HYPERPARAMS_FOLDER = Path(__file__).resolve().parent / "hyperparams"
 RUN_KEYS = ("n_timesteps", "policy", "env_wrapper", "env_kwargs", "noise_type", "noise_std")
-MODEL_KEYS = ("real_ratio", "synthetic_size", "agent", "dyna", "imagination", "fit", "ensemble")
+MODEL_KEYS = ("real_ratio", "synthetic_size", "agent", "dyna", "starts", "imagination", "fit", "ensemble")
 
 
 class _Loader(yaml.SafeLoader):

@@ -11,7 +11,16 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 import mbrl_wrappers
-from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitReport, RolloutLength, Trainer, Transitions
+from mbrl_wrappers import (
+    EnsembleDynamics,
+    EnsembleOptions,
+    FitConfig,
+    FitReport,
+    RolloutLength,
+    Trainer,
+    Transitions,
+    UniformStarts,
+)
 from mbrl_wrappers.seeding import spawn_seeds
 from sb3_ext import DynaConfig
 from sb3_ext.default_model import DEFAULT_FIT, build_default_dynamics
@@ -157,6 +166,7 @@ def check_model_block(block: Mapping[str, Any]) -> None:
     ensemble_arguments(block.get("ensemble") or {})
     fit_config(block.get("fit") or {})
     dyna_config(block.get("dyna") or {})
+    branch_starts(block.get("starts") or {})
     if block.get("imagination"):
         imagination_config(block["imagination"], 1)
 
@@ -183,6 +193,20 @@ def dyna_config(block: Mapping[str, Any]) -> DynaConfig:
             raise ValueError(f"rollout_length is a number or [start_step, end_step, start, end], got {list(length)}.")
         arguments["rollout_length"] = RolloutLength(*length)
     return DynaConfig(**arguments)
+
+
+def branch_starts(block: Mapping[str, Any]) -> UniformStarts | None:
+    """Where branches begin, from YAML: ``low`` and ``high``; None for the replay buffer.
+
+    Raises:
+        ValueError: for an unknown or missing key, or edges that do not make a box.
+    """
+    if not block:
+        return None
+    check_keys(block, ("low", "high"), "the starts block")
+    if len(block) < 2:
+        raise ValueError("The starts block needs both low and high, a list of numbers each.")
+    return UniformStarts(block["low"], block["high"])
 
 
 def imagination_config(block: Mapping[str, Any], eval_freq: int) -> ImaginationConfig:

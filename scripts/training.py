@@ -91,7 +91,7 @@ def learn_with_model(
     plan: TrainingRun, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
 ) -> BaseAlgorithm:
     """Dyna: the agent trains on what it did and on what the model imagines."""
-    from sb3_ext.callbacks import mixed_buffer
+    from sb3_ext.agent_checks import mixed_buffer
 
     with closing(training_env(plan, folder, clock)) as env:
         parts = build_dyna(plan, env, clock, verbose=plan.args.verbose)

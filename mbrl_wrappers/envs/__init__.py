@@ -5,7 +5,7 @@ from mbrl_wrappers.envs.cart_pole import ContinuousCartPole
 from mbrl_wrappers.envs.model_env import ModelEnv
 from mbrl_wrappers.envs.model_vector_env import ModelVectorEnv
 from mbrl_wrappers.envs.registration import register_envs
-from mbrl_wrappers.envs.starts import Starts, StartSampler, start_sampler
+from mbrl_wrappers.envs.starts import Starts, StartSampler, UniformStarts, start_sampler
 
 __all__ = [
     "BranchStep",
@@ -15,6 +15,7 @@ __all__ = [
     "ModelVectorEnv",
     "StartSampler",
     "Starts",
+    "UniformStarts",
     "register_envs",
     "start_sampler",
 ]

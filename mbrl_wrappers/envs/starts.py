@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -24,7 +24,40 @@ class ObservationSource(Protocol):
 
 
 Starts: TypeAlias = StartSampler | ObservationSource | NDArray[Any] | th.Tensor
-"""What the model environments take as ``starts``."""
+"""What branches and model environments take as ``starts``."""
+
+
+@dataclass(frozen=True, init=False)
+class UniformStarts:
+    """Observations drawn uniformly from a box, whether a policy has been there or not.
+
+    In Dyna the choice of where imagined experience begins is *search control* (Sutton and Barto 2018, section 8.2);
+    this is the one that covers every state alike (section 8.6). It suits observations of few dimensions whose
+    every combination is a state of the task: not those with a sine and a cosine of one angle.
+
+    Args:
+        low: lower edges ``(O,)``.
+        high: upper edges ``(O,)``.
+
+    Raises:
+        ValueError: for edges that differ in number, are not finite, or cross.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
+        edges = np.array([*low], np.float64), np.array([*high], np.float64)
+        if edges[0].ndim != 1 or not len(edges[0]) or edges[0].shape != edges[1].shape:
+            raise ValueError(f"low and high need one number for each dimension, got {low!r} and {high!r}.")
+        if not np.isfinite(edges).all() or (edges[0] > edges[1]).any():
+            raise ValueError(f"Each edge must be finite and low at most high, got {low!r} and {high!r}.")
+        object.__setattr__(self, "low", tuple(edges[0].tolist()))
+        object.__setattr__(self, "high", tuple(edges[1].tolist()))
+
+    def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """``n`` observations ``(n, O)``."""
+        return rng.uniform(self.low, self.high, (n, len(self.low)))
 
 
 def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
@@ -43,6 +76,8 @@ def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
         ValueError: for an array of the wrong shape, an empty one, or one that is not finite; later, when called,
             if the callable or the buffer returns such an array.
     """
+    if isinstance(starts, UniformStarts) and len(starts.low) != obs_dim:
+        raise ValueError(f"The box of starts has {len(starts.low)} dimensions and an observation {obs_dim}.")
     if isinstance(starts, ObservationSource):
         draw: StartSampler = starts.sample_observations
         name = f"{type(starts).__name__}.sample_observations"

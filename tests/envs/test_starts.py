@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from mbrl_wrappers.envs import start_sampler
+from mbrl_wrappers.envs import UniformStarts, start_sampler
 from mbrl_wrappers.replay import TransitionStore
 from tests.oracle import OracleEnv
 
@@ -64,3 +64,36 @@ def test_a_function_that_ignores_the_count_is_named() -> None:
     sample = start_sampler(lambda n, rng: np.zeros((5, 3)), 3)
     with pytest.raises(ValueError, match=r"starts function must give observations of shape \(2, 3\), got \(5, 3\)"):
         sample(2, RNG(0))
+
+
+def test_a_box_is_filled_uniformly_between_its_edges() -> None:
+    box = UniformStarts([-1, 2, 5], np.array([1.0, 4.0, 5.0]))
+    drawn = start_sampler(box, 3)(40_000, RNG(0))
+    assert drawn.shape == (40_000, 3)
+    assert (drawn >= box.low).all()
+    assert (drawn <= box.high).all()
+    np.testing.assert_allclose(drawn.mean(0), [0, 3, 5], atol=0.02)
+    np.testing.assert_allclose(drawn.std(0), [2 / 12**0.5, 2 / 12**0.5, 0], atol=0.01)
+    np.testing.assert_array_equal(box(5, RNG(3)), box(5, RNG(3)))
+    assert abs(np.corrcoef(drawn[:, :2].T)[0, 1]) < 0.02
+    assert box == UniformStarts((-1.0, 2.0, 5.0), (1.0, 4.0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ([0.0], [1.0, 2.0], "one number for each dimension"),
+        ([], [], "one number for each dimension"),
+        ([0.0, 1.0], [1.0, 0.5], "low at most high"),
+        ([0.0], [np.inf], "finite"),
+        ([np.nan], [1.0], "finite"),
+    ],
+)
+def test_a_box_that_is_none_is_refused(low: list[float], high: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UniformStarts(low, high)
+
+
+def test_a_box_of_another_size_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="2 dimensions and an observation 3"):
+        start_sampler(UniformStarts([0, 0], [1, 1]), 3)

@@ -211,6 +211,10 @@ def test_discrete_actions(tmp_path: Path) -> None:
         (["dyna.rollout_length:[1,2]"], "rollout_length is a number or"),
         (["fit.batch_size:0"], "batch_size must be an integer of at least 1"),
         (["ensemble.device:cpu"], "Unknown key 'device' in the ensemble block"),
+        (["starts.low:[0,0,0]"], "needs both low and high"),
+        (["starts.low:[0]", "starts.hihg:[1]"], "Unknown key 'hihg' in the starts block. Did you mean 'high'?"),
+        (["starts.low:[0]", "starts.high:[1]"], "1 dimensions and an observation 3"),
+        (["starts.low:[0,0,1]", "starts.high:[1,1,0]"], "low at most high"),
         (["agent.gama:0.9"], "Did you mean 'gamma'?"),
         (["real_ratio:2"], "real_ratio"),  # these are found out by building agent and model
         (["ensemble.num_elites:9"], "num_elites"),
