@@ -24,6 +24,9 @@ from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 
+MAX_DRAWS = 20
+"""How often starts are drawn anew when the model's limits hold too few of them."""
+
 
 @dataclass(frozen=True)
 class DynaConfig:
@@ -145,9 +148,9 @@ class DynaCallback(BaseCallback):
             self.dynamics = default.dynamics
             for note in default.notes:
                 self._say(note)
+        check_pieces(self.model.observation_space, self.model.action_space, self.dynamics, self.trainer)
         if self._given_starts is not None:
             self._starts = start_sampler(self._given_starts, self.dynamics.observation_space.shape[0])
-        check_pieces(self.model.observation_space, self.model.action_space, self.dynamics, self.trainer)
         if self.trainer is None:
             self.trainer = default_trainer(self.dynamics, seed=self._trainer_seed)
         if self._generator is None:
@@ -242,20 +245,23 @@ class DynaCallback(BaseCallback):
             )
 
     def _draw_starts(self, buffer: MixedReplayBuffer, count: int) -> th.Tensor:
-        """At most ``count`` observations ``(n, O)``; of the user's those that the model's limits hold."""
+        """``count`` observations ``(n, O)``, of the user's those that the model's limits hold; fewer where few do."""
         if self._starts is None:
             return th.as_tensor(buffer.sample_observations(count, self._starts_rng), dtype=th.float32)
-        drawn = th.as_tensor(self._starts(count, self._starts_rng), dtype=th.float32)
         limits: Limits | None = getattr(self.dynamics, "limits", None)
-        believed = drawn if limits is None else drawn[limits.hold(drawn)]
-        self.logger.record("dyna/starts_believed", len(believed) / count)
+        believed, draws = th.zeros(0, buffer.obs_shape[0]), 0
+        while len(believed) < count and draws < MAX_DRAWS:
+            drawn = th.as_tensor(self._starts(count, self._starts_rng), dtype=th.float32)
+            believed = th.cat([believed, drawn if limits is None else drawn[limits.hold(drawn)]])
+            draws += 1
+        self.logger.record("dyna/starts_believed", len(believed) / (draws * count))
         if not len(believed):
             warnings.warn(
                 "None of the starts is near the real data that the model was fitted to, so nothing was imagined: "
                 "narrow the starts, or begin with more random steps (learning_starts).",
                 stacklevel=2,
             )
-        return believed
+        return believed[:count]
 
     # --- checks and words -------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ def build_dyna(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: in
 
     block, seed = plan.config.model, plan.args.seed
     model = build_model(plan, env, clock, verbose=verbose)
-    config, starts = dyna_config(block.get("dyna") or {}), branch_starts(block.get("starts") or {})
+    config, starts = dyna_config(block.get("dyna") or {}), branch_starts(block.get("starts"))
     dyna = DynaCallback(model.dynamics, config, trainer=model.trainer, starts=starts, seed=seed, verbose=verbose)
     buffer = {key: block[key] for key in ("real_ratio", "synthetic_size") if key in block}
     agent = plan.build_agent(

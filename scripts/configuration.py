@@ -141,6 +141,15 @@ def read_entry(path: Path, env_id: str) -> dict[str, Any]:
     return merge(document.get("default") or {}, document.get(registered_id(env_id)) or {})
 
 
+def _with_model_agent(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``entry`` with what was ``given`` for the agent laid on its ``model.agent`` too: a flag wins over the file."""
+    model = entry.get("model")
+    over = model.get("agent") if isinstance(model, Mapping) else None
+    if not isinstance(over, Mapping):
+        return entry
+    return merge(entry, {"model": {"agent": merge(over, {key: given[key] for key in over if key in given})}})
+
+
 def load_configuration(
     path: Path,
     env_id: str,
@@ -159,7 +168,8 @@ def load_configuration(
         ValueError: for an unknown key, naming the nearest known one.
         TypeError: if the model block is no mapping.
     """
-    entry = merge(read_entry(path, env_id), nested(overrides or {}))
+    given = nested(overrides or {})
+    entry = merge(_with_model_agent(read_entry(path, env_id), given), given)
     model = entry.pop("model", None) or {}
     agent_keys = list(agent_keys)
     where = f"{path.name} ({env_id}) or --hyperparams"

@@ -17,6 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: imports start at the checkout
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ import mbrl_wrappers  # noqa: F401  (registers the mazes)
 from mbrl_wrappers.optional import require
 from sb3_ext.agents import DynaQ, DynaQPlus, PrioritizedSweeping
 from sb3_ext.agents.tabular_agent import TabularAgent
+from scripts.flag_checks import positive
 
 EPISODES = 50
 SETTLED = 25  # steps per episode
@@ -165,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the raw numbers go")
     parser.add_argument("--picture", type=Path, default=Path("docs/pictures/dyna_q_mazes.png"))
-    parser.add_argument("--seeds", type=int, default=30, help="in the Dyna maze (default: 30)")
-    parser.add_argument("--change-seeds", type=int, default=20, help="in the mazes that change (default: 20)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--seeds", type=positive, default=30, help="in the Dyna maze (default: 30)")
+    parser.add_argument("--change-seeds", type=positive, default=20, help="in the mazes that change (default: 20)")
+    parser.add_argument("--workers", type=positive, default=2, help="processes (default: 2)")
     parser.add_argument("--only-draw", action="store_true", help="from numbers already there")
     args = parser.parse_args(argv)
     if not args.only_draw:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch as th
 
 from mbrl_wrappers.checkpoint import resolve_device
@@ -10,6 +12,17 @@ from scripts.environments import check_env_id
 
 LIBRARIES = {"tensorboard": ("tensorboard",), "progress": ("tqdm", "rich"), "plots": ("matplotlib",)}
 """What each extra that a flag may need consists of."""
+
+
+def positive(word: str) -> int:
+    """The ``type`` of a flag that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but a whole number from 1.
+    """
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {word!r}")
+    return int(word)
 
 
 def check_flags(env_id: str, device: str, **needed: bool) -> None:

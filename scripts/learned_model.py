@@ -166,7 +166,7 @@ def check_model_block(block: Mapping[str, Any]) -> None:
     ensemble_arguments(block.get("ensemble") or {})
     fit_config(block.get("fit") or {})
     dyna_config(block.get("dyna") or {})
-    branch_starts(block.get("starts") or {})
+    branch_starts(block.get("starts"))
     if block.get("imagination"):
         imagination_config(block["imagination"], 1)
 
@@ -195,17 +195,18 @@ def dyna_config(block: Mapping[str, Any]) -> DynaConfig:
     return DynaConfig(**arguments)
 
 
-def branch_starts(block: Mapping[str, Any]) -> UniformStarts | None:
+def branch_starts(block: object) -> UniformStarts | None:
     """Where branches begin, from YAML: ``low`` and ``high``; None for the replay buffer.
 
     Raises:
         ValueError: for an unknown or missing key, or edges that do not make a box.
     """
-    if not block:
+    if block is None:
         return None
-    check_keys(block, ("low", "high"), "the starts block")
-    if len(block) < 2:
-        raise ValueError("The starts block needs both low and high, a list of numbers each.")
+    if isinstance(block, Mapping):
+        check_keys(block, ("low", "high"), "the starts block")
+    if not isinstance(block, Mapping) or len(block) < 2:
+        raise ValueError(f"The starts block needs both low and high, a list of numbers each, got {block!r}.")
     return UniformStarts(block["low"], block["high"])
 
 

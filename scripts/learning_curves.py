@@ -103,7 +103,7 @@ def draw_task(axes: Any, task: str, arms: Mapping[str, Sequence[Run]], marks: Se
     axes.set_ylabel("return on the real environment")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(framealpha=0.8, edgecolor="none", fontsize=9)
 
 
 def plot_returns(

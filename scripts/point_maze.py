@@ -41,6 +41,8 @@ from controllers import (
 from controllers.tree.space import Points, Validity
 from mbrl_wrappers.optional import require
 from mbrl_wrappers.seeding import seed_at
+from scripts.environments import check_env_id
+from scripts.flag_checks import positive
 
 MAZES = ("PointMaze_UMaze-v3", "PointMaze_Medium-v3", "PointMaze_Large-v3")
 PLANNERS = {"rrt-star": RRTStar(max_nodes=1000), "rrt-connect": RRTConnect()}
@@ -82,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> list[Episode]:
     """Drive, print a line per episode, and write what was asked for."""
     arguments = parse_arguments(argv)
     gymnasium.register_envs(require("gymnasium_robotics", extra="robotics"))
+    for maze in arguments.mazes:
+        try:
+            check_env_id(maze)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     episodes: list[Episode] = []
     fits: dict[str, Any] = {}
     for maze in arguments.mazes:
@@ -182,13 +189,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> MazeArguments:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--mazes", nargs="+", default=default.mazes, metavar="ID", help=f"environments (default: {' '.join(MAZES)})")
-    add("--episodes", type=int, default=default.episodes, help="starts and goals per maze (default: 20)")
+    add("--episodes", type=positive, default=default.episodes, help="starts and goals per maze (default: 20)")
     add("--seed", type=int, default=default.seed, help="of everything drawn (default: 0)")
     add("--planner", choices=tuple(PLANNERS), default=default.planner, help="(default: rrt-star)")
     add("--clearance", type=float, default=default.clearance, help="of the point's centre from walls (default: 0.2)")
     add("--speed", type=float, default=default.speed, help="highest, in m/s (default: 2)")
     add("--acceleration", type=float, default=default.acceleration, help="of the reference, in m/s^2 (default: 4)")
-    add("--fit-steps", type=int, default=default.fit_steps, help="random real steps for the dynamics (default: 300)")
+    add(
+        "--fit-steps",
+        type=positive,
+        default=default.fit_steps,
+        help="random real steps for the dynamics (default: 300)",
+    )
     add("--json", default=default.json, metavar="FILE", help="also write the results here")
     words = vars(parser.parse_args(argv))
     return MazeArguments(**{**words, "mazes": tuple(words["mazes"])})

@@ -6,9 +6,11 @@ python scripts/table.py logs --marks 20000 50000 > results.md
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -61,19 +63,46 @@ def results_table(runs: Sequence[Run], marks: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
+def steps_to(run: Run, goal: float, in_a_row: int) -> float:
+    """Real steps at the last of the first ``in_a_row`` evaluations that all returned ``goal``; infinity if none did."""
+    reached = 0
+    for step, value in zip(run.steps, run.returns, strict=True):
+        reached = reached + 1 if value >= goal else 0
+        if reached == in_a_row:
+            return float(step)
+    return math.inf
+
+
+def goal_table(runs: Sequence[Run], goal: float, in_a_row: int = 3) -> str:
+    """The table of the real steps that each seed took to ``goal``: once, and ``in_a_row`` times in a row."""
+    lines = ["| task | arm | evaluations at the goal | each seed | median |", "|" + " --- |" * 5]
+    for task, arms in group_runs(runs).items():
+        for arm, members in arms.items():
+            for count in (1, in_a_row):
+                steps = [steps_to(run, goal, count) for run in members]
+                cells = [f"{value:,.0f}" if math.isfinite(value) else "never" for value in (*steps, median(steps))]
+                name = "first" if count == 1 else f"{count} in a row"
+                lines.append(f"| {task} | {arm} | {name} | {', '.join(cells[:-1])} | {cells[-1]} |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of the runs named on the command line."""
     parser = argparse.ArgumentParser(prog="table.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
     parser.add_argument("--marks", nargs="*", type=float, default=[], help="real steps at which scores are given")
+    parser.add_argument("--goal", type=float, help="also the real steps that each seed took to this return")
     args = parser.parse_args(argv)
     try:
-        table = results_table(find_runs(args.runs), args.marks)
+        runs = find_runs(args.runs)
+        table = results_table(runs, args.marks)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("IQM over seeds [95 % stratified-bootstrap interval] (each seed), evaluated on the real environment.\n")
     print(table)
+    if args.goal is not None:
+        print(f"\nReal steps to a mean return of {args.goal:g}.\n\n{goal_table(runs, args.goal)}")
     return 0
 
 

@@ -21,6 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: imports start at the checkout
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import gymnasium
 import numpy as np
 import torch as th
@@ -30,6 +33,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from mbrl_wrappers import TabularModel, TabularTransitions
 from mbrl_wrappers.models.value_iteration import backward_induction, policy_value
 from sb3_ext.agents import DynaQ
+from scripts.flag_checks import positive
 
 RATES = {"learning_rate": 0.5, "gamma": 0.95}
 TASKS = {"CliffWalking-v1": (100, 200, 50_000, 0.0), "Taxi-v4": (1000, 200, 400_000, 20.0)}
@@ -144,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the raw numbers go")
-    parser.add_argument("--seeds", type=int, default=10, help="runs of each arm (default: 10)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--seeds", type=positive, default=10, help="runs of each arm (default: 10)")
+    parser.add_argument("--workers", type=positive, default=2, help="processes (default: 2)")
     args = parser.parse_args(argv)
     run(args.folder, args.seeds, args.workers)
 

@@ -101,6 +101,12 @@ def _with_model(config: RunConfiguration, args: TrainArguments, keys: list[str])
     model = dict(config.model)
     over = model.pop("agent", None) or {}
     check_keys(over, keys, "the model.agent block")
+    ignored = [key for key in ("dyna", "starts") if args.algo in ON_POLICY and model.get(key)]
+    if ignored:
+        raise ValueError(
+            f"The {ignored[0]} block is for off-policy agents; {args.algo} learns in imagined episodes, which begin "
+            "where real ones do: see the imagination block."
+        )
     check_model_block(model)
     return replace(config, agent=merge(config.agent, over), model=model)
 

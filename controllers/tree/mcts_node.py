@@ -167,7 +167,10 @@ class SearchTree:
                 score = (edge.value - low) * scale * visits / count
             else:
                 score = 0.0 if count else unknown
-            score += bonus * edge.prior / (1 + count) if guided else bonus / math.sqrt(count)
+            if guided:
+                score += bonus * edge.prior / (1 + count)
+            else:  # an action whose only simulation failed further down counts as untried
+                score += bonus / math.sqrt(count) if count else math.inf
             if score > best:
                 chosen, best, ties = edge, score, 1
             elif score == best:

@@ -153,11 +153,17 @@ def is_valid(region: Region, points: Points) -> NDArray[np.bool_]:
     """Which of ``points (B, D)``, all inside the bounds, are free, ``(B,)``.
 
     Raises:
-        TypeError: if the user's function does not return one bool per point.
+        TypeError: if the user's function cannot take many points, or does not return one bool for each.
     """
     if region.valid is None:
         return np.ones(len(points), bool)
-    free = np.asarray(region.valid(points))
+    try:
+        free = np.asarray(region.valid(points))
+    except (IndexError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"valid failed on points of shape {points.shape} ({error}): it is called with many points at once, "
+            "one per row, and returns one bool for each."
+        ) from error
     if free.shape != (len(points),) or free.dtype != bool:
         raise TypeError(
             f"valid must return one bool per point, shape ({len(points)},) for points of shape {points.shape}; got "

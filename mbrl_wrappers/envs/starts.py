@@ -47,10 +47,13 @@ class UniformStarts:
     high: tuple[float, ...]
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
-        edges = np.array([*low], np.float64), np.array([*high], np.float64)
-        if edges[0].ndim != 1 or not len(edges[0]) or edges[0].shape != edges[1].shape:
+        try:
+            edges = np.array([low, high], np.float64)
+        except (TypeError, ValueError):
+            edges = np.zeros(0)
+        if edges.ndim != 2 or not edges.shape[1]:
             raise ValueError(f"low and high need one number for each dimension, got {low!r} and {high!r}.")
-        if not np.isfinite(edges).all() or (edges[0] > edges[1]).any():
+        if not (np.abs(edges) < np.finfo(np.float32).max).all() or (edges[0] > edges[1]).any():
             raise ValueError(f"Each edge must be finite and low at most high, got {low!r} and {high!r}.")
         object.__setattr__(self, "low", tuple(edges[0].tolist()))
         object.__setattr__(self, "high", tuple(edges[1].tolist()))

@@ -204,8 +204,14 @@ class TabularModel:
     # --- predicting -------------------------------------------------------------------------------------------------
 
     def encode(self, state: Any) -> Tensor:
-        """One-hot observations ``(B, S)`` of numbered states ``(B,)``."""
+        """One-hot observations ``(B, S)`` of numbered states ``(B,)``.
+
+        Raises:
+            ValueError: for a number that is no state's.
+        """
         index = th.as_tensor(np.asarray(state), device=self.device).reshape(-1).long() - int(self.state_space.start)
+        if ((index < 0) | (index >= self.num_states)).any():
+            raise ValueError(f"{state!r} holds a number that is no state of {self.state_space}.")
         return th.nn.functional.one_hot(index, self.num_states).float()
 
     def decode(self, obs: Tensor) -> Tensor:

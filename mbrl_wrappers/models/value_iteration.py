@@ -62,8 +62,16 @@ class TabularSolution:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[NDArray[np.int64], Any]:
-        """The best action for one state's number or an array of them."""
-        return np.asarray(self.policy[np.asarray(observation) - self.first_state]), state
+        """The best action for one state's number or an array of them.
+
+        Raises:
+            ValueError: for a number that is no state's.
+        """
+        index = np.asarray(observation) - self.first_state
+        if ((index < 0) | (index >= len(self.policy))).any():
+            last = self.first_state + len(self.policy) - 1
+            raise ValueError(f"States are numbered {self.first_state} to {last}, got {observation!r}.")
+        return np.asarray(self.policy[index]), state
 
 
 def value_iteration(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
@@ -87,9 +89,13 @@ def test_a_box_is_filled_uniformly_between_its_edges() -> None:
         ([0.0, 1.0], [1.0, 0.5], "low at most high"),
         ([0.0], [np.inf], "finite"),
         ([np.nan], [1.0], "finite"),
+        ([-1e39], [1e39], "finite"),
+        (0.0, 1.0, "one number for each dimension"),
+        (["a"], [1.0], "one number for each dimension"),
+        ([[0.0]], [[1.0]], "one number for each dimension"),
     ],
 )
-def test_a_box_that_is_none_is_refused(low: list[float], high: list[float], message: str) -> None:
+def test_a_box_that_is_none_is_refused(low: Any, high: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UniformStarts(low, high)
 

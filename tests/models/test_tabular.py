@@ -207,6 +207,11 @@ def test_only_what_was_tried_is_chosen_unless_allowed() -> None:
     assert bold.policy[0] == 4  # staying costs nothing, or so an untried self-loop says
     assert careful.predict(0)[0] == 3
     assert careful.predict(np.array([0, 0]))[0].tolist() == [3, 3]
+    for wrong in (-1, 2, np.array([0, 2])):
+        with pytest.raises(ValueError, match="numbered 0 to 1"):
+            careful.predict(wrong)
+        with pytest.raises(ValueError, match="no state of"):
+            model.encode(wrong)
 
 
 def test_it_is_an_environment() -> None:

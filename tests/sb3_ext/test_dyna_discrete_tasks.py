@@ -28,7 +28,7 @@ def test_agents_train_on_what_the_model_imagines(algorithm: type[BaseAlgorithm],
     try:
         env = gymnasium.make(env_id)
     except DependencyNotInstalled:
-        pytest.skip("needs pip install 'gymnasium[box2d]'")
+        pytest.skip("needs pip install 'mbrl-wrappers[box2d]'")
     few: dict[str, Any] = {"n_quantiles": 10} if algorithm is QRDQN else {}
     agent = make_agent(algorithm, env, learning_starts=200, train_freq=8, policy_kwargs={"net_arch": [16], **few})
     built = build_default_dynamics(agent.env, num_members=2, num_elites=1, hidden=(32, 32), device="cpu")
@@ -46,8 +46,7 @@ def test_agents_train_on_what_the_model_imagines(algorithm: type[BaseAlgorithm],
         assert env_id == "LunarLander-v3"
         assert rows.reward.std() > 0.1
         return
-    obs, next_obs = th.as_tensor(rows.obs), th.as_tensor(rows.next_obs)
-    action = th.nn.functional.one_hot(th.as_tensor(rows.action[:, 0]).long(), env.action_space.n).float()
+    obs, action, next_obs = th.as_tensor(rows.obs), th.as_tensor(rows.action[:, 0]).long(), th.as_tensor(rows.next_obs)
     np.testing.assert_array_equal(known.reward_fn(obs, action, next_obs).numpy(), rows.reward[:, 0])
     assert known.termination_fn is not None
     np.testing.assert_array_equal(known.termination_fn(obs, action, next_obs).numpy(), rows.terminated[:, 0] > 0)

@@ -42,6 +42,22 @@ def test_starts_that_the_model_knows_nothing_of_are_left_out() -> None:
     assert not drawn.any()
 
 
+def test_what_was_left_out_is_drawn_anew() -> None:
+    """Half of the starts are far off: rounds are as large as asked for, and so rows live as long as they should."""
+    calls = []
+
+    def half(n: int, rng: np.random.Generator) -> Any:
+        calls.append(n)
+        return np.where(np.arange(n)[:, None] % 2, 0.1, 1e3) * np.ones((1, 3))
+
+    callback = small_callback(oracle_env(), starts=half)
+    drawn = imagined_starts(callback)
+    assert len(drawn) == SMALL.rollouts_per_step * SMALL.retain_steps
+    np.testing.assert_array_equal(drawn, np.float32(0.1))
+    assert len(calls) == 2 * 5  # two draws in each of the rounds at 20, 30 ... 60
+    assert set(calls) == {SMALL.rollouts_per_step * SMALL.rollout_freq}
+
+
 def test_agents_with_discrete_actions_take_them_too() -> None:
     callback = small_callback(oracle_env(discrete=True), starts=UniformStarts([0, 0, 0], [0, 0, 0]))
     drawn = imagined_starts(callback, DQN)

@@ -32,6 +32,7 @@ Hopper-v5:
     dyna: {rollouts_per_step: 100}
 """
 KEYS = ("learning_rate", "policy_kwargs", "gradient_steps")
+TAU_KEYS = ("tau", "gamma", "policy_kwargs", "batch_size")
 
 
 @pytest.fixture
@@ -58,6 +59,20 @@ def test_command_line_wins_over_the_file(path: Path) -> None:
     assert config.agent["policy_kwargs"] == {"net_arch": [4, 4], "activation": "relu"}
     assert config.agent["gradient_steps"] == 7
     assert config.model == {"real_ratio": 0.5, "dyna": {"rollouts_per_step": 100, "rollout_freq": 50}}
+
+
+def test_command_line_wins_over_what_the_file_says_of_the_agent_with_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "sac.yml"
+    path.write_text(
+        "default:\n  tau: 0.1\n  model:\n    agent:\n      tau: 0.2\n      gamma: 0.9\n"
+        "      policy_kwargs: {net_arch: [8], n_critics: 3}\n"
+    )
+    given = {"tau": 0.3, "policy_kwargs.net_arch": [16], "batch_size": 5}
+    config = load_configuration(path, "Hopper-v5", TAU_KEYS, given)
+    assert config.agent == {"tau": 0.3, "policy_kwargs": {"net_arch": [16]}, "batch_size": 5}
+    assert config.model["agent"] == {"tau": 0.3, "gamma": 0.9, "policy_kwargs": {"net_arch": [16], "n_critics": 3}}
+    config = load_configuration(path, "Hopper-v5", TAU_KEYS, {"tau": 0.3, "agent.tau": 0.4})
+    assert config.model["agent"]["tau"] == 0.4
 
 
 def test_unknown_key_names_the_nearest(path: Path) -> None:

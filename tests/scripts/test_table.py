@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts.runs import find_runs, group_runs, read_run
-from scripts.table import main, results_table
+from scripts.table import goal_table, main, results_table
 from tests.scripts.runs_on_disk import write_run
 
 
@@ -38,6 +38,16 @@ def test_table_at_the_last_common_evaluation(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [[1.0], [3.0], [9.0]], seed=0)
     write_run(tmp_path / "b", [[5.0], [7.0]], seed=1)
     assert "@200: **5** [3, 7] (3, 7)" in results_table(find_runs([tmp_path]), [])
+
+
+def test_steps_to_a_goal(tmp_path: Path) -> None:
+    for seed, returns in enumerate([[1, 9, 9, 9, 1], [9, 9, 8, 9, 9], [9, 7, 9, 9, 9]]):
+        write_run(tmp_path / f"{seed}", [[float(value)] for value in returns], seed=seed)
+    lines = goal_table(find_runs([tmp_path]), 9).splitlines()
+    assert lines[2:] == [
+        "| Hopper-v5 | sac | first | 200, 100, 100 | 100 |",
+        "| Hopper-v5 | sac | 3 in a row | 400, never, 500 | 500 |",
+    ]
 
 
 def test_the_same_seed_twice_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -57,3 +58,14 @@ def test_committed_figures_hold_what_the_book_says() -> None:
         for arm, rows in json.loads((folder / "shortcut-maze.json").read_text())["arms"].items()
     }
     assert rewards["Dyna-Q"].max() < rewards["Dyna-Q+"].min()
+
+
+@pytest.mark.parametrize("script", [dyna_q_mazes, toy_text])
+@pytest.mark.parametrize("flag", ["--seeds", "--workers"])
+@pytest.mark.parametrize("word", ["0", "-1", "1.5"])
+def test_counts_are_whole_numbers_from_one(
+    script: ModuleType, flag: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path), f"{flag}={word}"])
+    assert "must be a whole number from 1" in capsys.readouterr().err

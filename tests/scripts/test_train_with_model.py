@@ -211,6 +211,8 @@ def test_discrete_actions(tmp_path: Path) -> None:
         (["dyna.rollout_length:[1,2]"], "rollout_length is a number or"),
         (["fit.batch_size:0"], "batch_size must be an integer of at least 1"),
         (["ensemble.device:cpu"], "Unknown key 'device' in the ensemble block"),
+        (["starts:5"], "needs both low and high"),
+        (["starts.low:0", "starts.high:1"], "one number for each dimension"),
         (["starts.low:[0,0,0]"], "needs both low and high"),
         (["starts.low:[0]", "starts.hihg:[1]"], "Unknown key 'hihg' in the starts block. Did you mean 'high'?"),
         (["starts.low:[0]", "starts.high:[1]"], "1 dimensions and an observation 3"),
@@ -235,6 +237,15 @@ def test_a_task_that_models_cannot_take_leaves_no_folder(
 ) -> None:
     assert main(["--env", "FrozenLake-v1", "--algo", algo, "-f", str(tmp_path)]) == 2
     assert "Observation space Discrete(16) is not supported" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("word", "block"), [("starts.low:[0]", "starts"), ("dyna.rollout_length:2", "dyna")])
+def test_on_policy_agents_refuse_what_they_would_ignore(
+    tmp_path: Path, word: str, block: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--algo", "ppo", "--env", "Pendulum-v1", "-f", str(tmp_path), "--hyperparams", word]) == 2
+    assert f"The {block} block is for off-policy agents" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -271,6 +271,23 @@ def test_predictions_that_are_not_finite_are_avoided() -> None:
     assert nowhere.actions.isfinite().all()
 
 
+@pytest.mark.parametrize("outcomes", [Outcomes("auto"), Outcomes("one"), Outcomes("drawn"), Outcomes("widening")])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_failure_below_a_shared_node_leaves_its_other_parents_to_be_tried(outcomes: Outcomes, batch: int) -> None:
+    """Both actions lead to one node, and one of its own actions fails: an action may be left without any simulation."""
+
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        bad = (obs[:, 0] >= 1) & (action == 1)
+        return obs + 1, th.where(bad, th.nan, 1.0), th.zeros(len(obs), dtype=th.bool)
+
+    model = FunctionModel(LINE, spaces.Discrete(2), step)
+    for seed in range(20):
+        planner = MCTS(simulations=50, batch=batch, outcomes=outcomes, rollouts=NO_ROLLOUTS)
+        found = plan(model, planner, horizon=6, seed=seed)
+        assert 4 < found.value.item() <= 6
+        assert found.actions[0, 1:, 0].bool().all()
+
+
 def test_what_cannot_be_searched_is_refused() -> None:
     box = FunctionModel(LINE, LINE, lambda obs, a: (obs, obs[:, 0], obs[:, 0] > 9))
     with pytest.raises(TypeError, match="take ICEM, CEM or MPPI"):

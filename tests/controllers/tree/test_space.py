@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_a_problem_that_makes_no_sense_is_refused(changes: dict[str, Any], messa
 )
 def test_a_validity_function_that_is_not_batched_is_refused_at_once(valid: Any) -> None:
     with pytest.raises(TypeError, match=r"one bool per point, shape \(1,\) .* many points at once"):
+        problem(valid=valid)
+
+
+@pytest.mark.parametrize(
+    "valid",
+    [lambda point: (point[0] - 0.5) ** 2 + (point[1] - 0.5) ** 2 > 0.06, lambda point: math.hypot(*point) > 0.1],
+)
+def test_a_validity_function_of_one_point_is_named(valid: Any) -> None:
+    with pytest.raises(TypeError, match="called with many points at once"):
         problem(valid=valid)
 
 
