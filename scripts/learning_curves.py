@@ -103,7 +103,7 @@ def draw_task(axes: Any, task: str, arms: Mapping[str, Sequence[Run]], marks: Se
     axes.set_ylabel("return on the real environment")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(framealpha=0.8, edgecolor="none", fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9)  # hides no curve
 
 
 def plot_returns(
@@ -122,7 +122,7 @@ def plot_returns(
     """
     columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(6.0 * columns, 4.2 * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(6.0 * columns, 5.0 * rows), squeeze=False)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
     for axes, (task, arms) in zip(grid.flat, groups.items(), strict=False):

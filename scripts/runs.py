@@ -51,6 +51,11 @@ class Run:
             return None
         return float(np.interp(step, self.steps, self.returns))
 
+    def mean_between(self, begin: float, end: float) -> float | None:
+        """The mean over evaluations from real step ``begin`` to ``end``; ``None`` for a run that did not get so far."""
+        inside = (self.steps >= begin) & (self.steps <= end)
+        return float(self.returns[inside].mean()) if inside.any() and self.steps[-1] >= end else None
+
 
 def read_run(folder: Path) -> Run:
     """Read one run folder.

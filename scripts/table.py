@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -19,10 +20,24 @@ from scripts.interval import stratified_bootstrap
 from scripts.phases import PHASES
 from scripts.runs import Run, find_runs, group_runs
 
+Mark: TypeAlias = float | tuple[float, float]
+"""Real steps at which a score is given, or from and to which evaluations are averaged."""
 
-def score_cell(runs: Sequence[Run], step: float) -> str:
-    """``IQM [low, high]`` and the value of each seed at a real step; a dash where a seed has not got so far."""
-    scores = [run.return_at(step) for run in runs]
+
+def read_mark(word: str) -> Mark:
+    """``20000``, or ``10000-20000``."""
+    begin, dash, end = word.partition("-")
+    return (float(begin), float(end)) if dash else float(word)
+
+
+def mark_name(mark: Mark) -> str:
+    """The head of its column."""
+    return f"mean of {mark[0]:,.0f} to {mark[1]:,.0f}" if isinstance(mark, tuple) else f"{mark:,.0f} steps"
+
+
+def score_cell(runs: Sequence[Run], mark: Mark) -> str:
+    """``IQM [low, high]`` and the value of each seed at a mark; a dash where a seed has not got so far."""
+    scores = [run.mean_between(*mark) if isinstance(mark, tuple) else run.return_at(mark) for run in runs]
     known = [score for score in scores if score is not None]
     if not known:
         return "–"
@@ -43,14 +58,14 @@ def minutes_cell(runs: Sequence[Run]) -> str:
     return f"{total:.1f} ({', '.join(parts)})" if parts else f"{total:.1f}"
 
 
-def results_table(runs: Sequence[Run], marks: Sequence[float]) -> str:
+def results_table(runs: Sequence[Run], marks: Sequence[Mark]) -> str:
     """The table in markdown: one row per task and arm.
 
     Args:
         runs: the runs.
-        marks: real steps at which scores are given; the last common evaluation of each arm when empty.
+        marks: where scores are given; the last common evaluation of each arm when empty.
     """
-    names = [f"{mark:,.0f} steps" for mark in marks] or ["last common evaluation"]
+    names = [mark_name(mark) for mark in marks] or ["last common evaluation"]
     heads = ["task", "arm", "seeds", *names, "minutes per run"]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for task, arms in group_runs(runs).items():
@@ -90,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of the runs named on the command line."""
     parser = argparse.ArgumentParser(prog="table.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
-    parser.add_argument("--marks", nargs="*", type=float, default=[], help="real steps at which scores are given")
+    marks = "real steps at which scores are given, or 10000-20000 for the mean of the evaluations in between"
+    parser.add_argument("--marks", nargs="*", type=read_mark, default=[], help=marks)
     parser.add_argument("--goal", type=float, help="also the real steps that each seed took to this return")
     args = parser.parse_args(argv)
     try:

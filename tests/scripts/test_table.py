@@ -50,6 +50,15 @@ def test_steps_to_a_goal(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mark_may_be_a_stretch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "a", [[1.0], [3.0], [8.0]], seed=0)
+    write_run(tmp_path / "b", [[5.0], [7.0]], seed=1)
+    assert main([str(tmp_path), "--marks", "150-300", "200"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| mean of 150 to 300 | 200 steps |" in lines[2]
+    assert "| **6** (6, –) | **5** [3, 7] (3, 7) |" in lines[4]
+
+
 def test_the_same_seed_twice_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [[1.0]])
     write_run(tmp_path / "b", [[2.0]])
