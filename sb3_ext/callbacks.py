@@ -25,7 +25,7 @@ from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 
 MAX_DRAWS = 20
-"""How often starts are drawn anew when the model's limits hold too few of them."""
+"""How often starts are drawn at most, until the model's limits hold enough of them."""
 
 
 @dataclass(frozen=True)
