@@ -7,11 +7,24 @@ from controllers.learning import (
     TrialReport,
     learn_with_planner,
 )
+from controllers.motion.closing import close_gap
+from controllers.motion.kinodynamic import KinodynamicRRT
+from controllers.motion.kinodynamic_path import KinodynamicPlan
+from controllers.motion.kinodynamic_problem import KinodynamicProblem
+from controllers.motion.path import MotionPlan, shortcut
+from controllers.motion.rrt import RRT
+from controllers.motion.rrt_connect import RRTConnect
+from controllers.motion.rrt_star import RRTStar
+from controllers.motion.space import MotionProblem
+from controllers.motion.timing import Pace
+from controllers.motion.tracking import LinearDynamics, PathTracker
 from controllers.mpc import MPCPolicy, MPCState, Objective, Proposals
 from controllers.plan import Plan, Planner, PlanReport, WarmStart
 from controllers.problem import PlanningProblem
 from controllers.progress import PlannerProgress, load_progress, save_progress
 from controllers.risk import CVaR, Mean, MeanMinusStd, Risk, Worst
+from controllers.search.mcts import MCTS, Outcomes, Prior, Rollouts
+from controllers.search.statistics import RootStatistics, root_statistics, search_trees
 from controllers.shooting.cem import CEM
 from controllers.shooting.gradient import GradientShooting
 from controllers.shooting.icem import ICEM
@@ -19,19 +32,6 @@ from controllers.shooting.mppi import MPPI
 from controllers.shooting.random_shooting import RandomShooting
 from controllers.trajectory.ilqr import ILQR
 from controllers.trajectory.lqr import LQR
-from controllers.tree.closing import close_gap
-from controllers.tree.kinodynamic import KinodynamicRRT
-from controllers.tree.kinodynamic_path import KinodynamicPlan
-from controllers.tree.kinodynamic_problem import KinodynamicProblem
-from controllers.tree.mcts import MCTS, Outcomes, Prior, Rollouts
-from controllers.tree.mcts_statistics import RootStatistics, root_statistics, search_trees
-from controllers.tree.path import MotionPlan, shortcut
-from controllers.tree.rrt import RRT
-from controllers.tree.rrt_connect import RRTConnect
-from controllers.tree.rrt_star import RRTStar
-from controllers.tree.space import MotionProblem
-from controllers.tree.timing import Pace
-from controllers.tree.tracking import LinearDynamics, PathTracker
 
 __all__ = [
     "CEM",

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from controllers.learning import TrialReport
-from mbrl_wrappers.checkpoint import CheckpointError, Storable, load, save
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.replay import TransitionStore
+from mbrl_wrappers.storage.checkpoint import CheckpointError, Storable, load, save
 
 _MODEL, _STORE, _TRIALS = "model.safetensors", "store.safetensors", "trials.json"
 _UNFINISHED = ".unfinished_"

@@ -1,7 +1,6 @@
 """Models of the world as Gymnasium environments, for unmodified Stable-Baselines3 agents and for planners."""
 
 from mbrl_wrappers import tasks
-from mbrl_wrappers.checkpoint import load, save
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, UniformStarts
 from mbrl_wrappers.envs.registration import register_envs
 from mbrl_wrappers.fitting import FitReport
@@ -16,6 +15,7 @@ from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.rollout import branched_rollout
 from mbrl_wrappers.schedules import RolloutLength
 from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.storage.checkpoint import load, save
 from mbrl_wrappers.tabular_data import TabularTransitions
 from mbrl_wrappers.tasks.mazes import register_mazes
 from mbrl_wrappers.training import FitConfig, Trainer

@@ -12,10 +12,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl_wrappers import checkpoint_file
 from mbrl_wrappers.checks import at_least
-from mbrl_wrappers.space_json import space_from_json, space_to_json
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
+from mbrl_wrappers.storage import file_format as checkpoint_file
+from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
 from mbrl_wrappers.types import Transitions
 
 if TYPE_CHECKING:

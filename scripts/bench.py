@@ -26,7 +26,7 @@ from scripts.benchmarks.ratios import Figure, two_threads_over_one
 from scripts.benchmarks.simulator import simulator_figures
 from scripts.benchmarks.tabular import tabular_figures
 from scripts.benchmarks.tree_search import tree_search_figures
-from scripts.summary import versions
+from scripts.runs.summary import versions
 
 SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "motion")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.run_folder import MODEL_FILE, agent_file_name, next_folder, run_name, write_json_atomically
+from scripts.runs.run_folder import MODEL_FILE, agent_file_name, next_folder, run_name, write_json_atomically
 
 SCRIPTS = Path(__file__).resolve().parent
 ARMS = {"with_model": "SAC with a learned model", "without_model": "the same SAC without it"}
@@ -108,7 +108,7 @@ def make_pictures(args: DemoArguments, runs: Path, output: Path) -> None:
 
 def collect(args: DemoArguments, runs: Path, output: Path) -> None:
     """Copy agent and model next to the pictures and put both summaries into one file."""
-    from scripts.runs import read_run
+    from scripts.runs.reading import read_run
 
     folder = run_folder(args, "with_model", runs)
     shutil.copyfile(folder / agent_file_name(args.env), output / "agent.zip")
@@ -119,7 +119,7 @@ def collect(args: DemoArguments, runs: Path, output: Path) -> None:
 
 def report(args: DemoArguments, runs: Path, output: Path) -> None:
     """Print the results, where things are and how to load them."""
-    from scripts.runs import read_run
+    from scripts.runs.reading import read_run
 
     say(f"Mean return of {args.eval_episodes} episodes on the real {args.env}, by real steps:")
     found = {arm: read_run(run_folder(args, arm, runs)) for arm in ARMS}
@@ -133,7 +133,7 @@ def report(args: DemoArguments, runs: Path, output: Path) -> None:
     print(
         f"""
     import mbrl_wrappers
-    from mbrl_wrappers.checkpoint import load_starts
+    from mbrl_wrappers.storage.checkpoint import load_starts
     from stable_baselines3 import SAC
 
     agent = SAC.load("{output}/agent.zip")  # a pickle: load only what you made yourself

@@ -19,8 +19,8 @@ from typing import Any
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.run_folder import BEST_AGENT_FILE, MODEL_FILE
-from scripts.video import Film, choose_renderer
+from scripts.pictures.video import Film, choose_renderer
+from scripts.runs.run_folder import BEST_AGENT_FILE, MODEL_FILE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def imagined_env(folder: Path, horizon: int, device: str) -> Any:
         ValueError: if the run has no model.
     """
     import mbrl_wrappers
-    from mbrl_wrappers.checkpoint import load_starts
+    from mbrl_wrappers.storage.checkpoint import load_starts
 
     path = folder / MODEL_FILE
     if not path.is_file():
@@ -60,9 +60,9 @@ def imagined_env(folder: Path, horizon: int, device: str) -> Any:
 
 def enjoy(args: argparse.Namespace) -> None:
     """Play the episodes and print what they returned."""
-    from scripts.agent_files import find_agent
-    from scripts.environments import make_env
-    from scripts.episodes import play_episode
+    from scripts.pictures.episodes import play_episode
+    from scripts.training.agent_files import find_agent
+    from scripts.training.environments import make_env
 
     if args.n_episodes < 1:
         raise ValueError(f"--n-episodes must be at least 1, got {args.n_episodes}.")

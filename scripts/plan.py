@@ -16,9 +16,9 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.pictures.video import choose_renderer
 from scripts.planning.arguments import parse_plan_arguments
-from scripts.threads import limit_threads
-from scripts.video import choose_renderer
+from scripts.training.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.planning.table import plans_table
-from scripts.run_folder import SUMMARY_FILE
+from scripts.runs.run_folder import SUMMARY_FILE
 
 
 def read_plans(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -14,13 +14,13 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.run_folder import MODEL_FILE
-from scripts.runs import find_runs, group_runs
+from scripts.runs.reading import find_runs, group_runs
+from scripts.runs.run_folder import MODEL_FILE
 
 
 def returns(args: argparse.Namespace) -> list[Path]:
     """Draw return against real steps of all runs given."""
-    from scripts.learning_curves import plot_returns, read_marks
+    from scripts.pictures.learning_curves import plot_returns, read_marks
 
     groups = group_runs(find_runs(args.runs))
     marks = read_marks(args.marks) if args.marks else []
@@ -32,10 +32,10 @@ def returns(args: argparse.Namespace) -> list[Path]:
 def model(args: argparse.Namespace) -> list[Path]:
     """Draw the model's error against the horizon, and a real stretch beside imagined ones."""
     import mbrl_wrappers
-    from scripts.agent_files import find_agent
-    from scripts.model_pictures import plot_comparison, plot_horizon_errors
-    from scripts.observation_names import observation_names
-    from scripts.open_loop import collect_episodes, compare, horizon_errors
+    from scripts.pictures.model_pictures import plot_comparison, plot_horizon_errors
+    from scripts.pictures.observation_names import observation_names
+    from scripts.pictures.open_loop import collect_episodes, compare, horizon_errors
+    from scripts.training.agent_files import find_agent
 
     if args.horizon < 1 or args.steps < 1:
         raise ValueError(f"--horizon and --steps must be at least 1, got {args.horizon} and {args.steps}.")

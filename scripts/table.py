@@ -16,9 +16,9 @@ from typing import TypeAlias
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.interval import stratified_bootstrap
-from scripts.phases import PHASES
-from scripts.runs import Run, find_runs, group_runs
+from scripts.runs.interval import stratified_bootstrap
+from scripts.runs.reading import Run, find_runs, group_runs
+from scripts.training.phases import PHASES
 
 Mark: TypeAlias = float | tuple[float, float]
 """Real steps at which a score is given, or from and to which evaluations are averaged."""

@@ -15,8 +15,8 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.arguments import parse_arguments
-from scripts.threads import limit_threads
+from scripts.training.arguments import parse_arguments
+from scripts.training.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         limit_threads(args.num_threads)
-        from scripts.training import train  # only now: torch and jax read the thread limits when imported
+        from scripts.training.session import train  # only now: torch and jax read the thread limits when imported
 
         return train(args, words)
     except (ValueError, TypeError, ImportError, AssertionError) as error:  # SB3 asserts what users give it

@@ -17,7 +17,7 @@ if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.planning.arguments import parse_train_arguments
-from scripts.threads import limit_threads
+from scripts.training.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,135 +2,71 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.import_graph import HOUSE, cycles, house_files, house_folders, imports
+
 ROOT = Path(__file__).parents[1]
-HOUSE = ("mbrl_wrappers", "controllers", "sb3_ext", "scripts", "tests")
-FLOORS = ("nets", "models", "latent", "training", "rollout", "replay", "envs", "tasks")  # the rest are leaves
-
-MAY_IMPORT = {
-    "leaf": {"leaf"},
-    "nets": {"nets", "leaf"},
-    "models": {"nets", "models", "tasks", "leaf"},
-    "latent": {"nets", "latent", "leaf"},
-    "training": {"nets", "models", "latent", "training", "leaf"},
-    "rollout": {"leaf"},
-    "replay": {"leaf"},
-    "envs": {"envs", "leaf"},
-    "tasks": {"tasks", "leaf"},
-    "mbrl_wrappers": {*FLOORS, "leaf"},  # the package itself, which gathers the public names
-    "controllers": {"controllers", "leaf", "replay"},
-    "sb3_ext": {"sb3_ext", "leaf", "rollout", "replay", "envs"},
-    "scripts": {*FLOORS, "leaf", "mbrl_wrappers", "controllers", "sb3_ext", "scripts"},
-    "tests": {*FLOORS, "leaf", "mbrl_wrappers", "controllers", "sb3_ext", "scripts", "tests"},
-}
-EXCEPTIONS = {
-    "sb3_ext.default_model": {"models", "training", "tasks"}
-}  # the one place that builds a model when none is given
+LIBRARIES = ("mbrl_wrappers", "controllers", "sb3_ext")
 AGENTS = {"stable_baselines3", "sb3_contrib", "sbx"}
-MAY_IMPORT_AGENTS = {"sb3_ext", "scripts", "tests"}
 
 
-class Import(NamedTuple):
-    """``importer`` needs ``imported``, at run time or only to name a type."""
-
-    importer: str
-    imported: str
-    line: int
-    only_types: bool
-
-
-def module_name(path: Path, root: Path) -> str:
-    parts = path.relative_to(root).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def import_table(text: str) -> dict[str, set[str]]:
+    """Each row's folder or file, and what it may import; ``SB3``, ``libraries`` and ``everything`` stay words."""
+    rows: dict[str, set[str]] = {}
+    for line in text[text.index("## Who may import whom") :].splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 2 and re.fullmatch(r"`[\w/.]+`", cells[0]):
+            rows[cells[0].strip("`")] = {word.strip("`") for word in cells[1].split()}
+    return rows
 
 
-def house_files(root: Path) -> dict[str, Path]:
-    return {module_name(path, root): path for top in HOUSE for path in sorted((root / top).rglob("*.py"))}
+TABLE = import_table((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
 
 
-def imports(root: Path) -> Iterator[Import]:
-    """Every import of every file, also inside functions; ``from package import module`` counts as the module."""
-    files = house_files(root)
-    for name, path in files.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-        guarded = {id(inner) for node in ast.walk(tree) if _is_type_guard(node) for inner in ast.walk(node)}
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(tree):
-            for target in _targets(node, package, files):
-                yield Import(name, target, node.lineno, id(node) in guarded)  # type: ignore[attr-defined]
+def row_of(module: str) -> str:
+    """The row that a module belongs to: its own, or that of its folder."""
+    name = module.replace(".", "/")
+    if module.startswith("tests"):
+        return "tests"
+    rows = (f"{name}.py", name, name.rpartition("/")[0])
+    return next((row for row in rows if row in TABLE), rows[-1])
 
 
-def _is_type_guard(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def _targets(node: ast.AST, package: str, files: dict[str, Path]) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-    base = ".".join([*above, *([node.module] if node.module else [])])
-    inner = [f"{base}.{alias.name}" for alias in node.names]
-    return sorted({name if name in files else base for name in inner})
-
-
-def floor(module: str) -> str:
-    """The row of the table that a module of the house belongs to."""
-    top, _, rest = module.partition(".")
-    if top != "mbrl_wrappers" or not rest:
-        return top
-    first, _, deeper = rest.partition(".")
-    if first in FLOORS:
-        return first
-    return "leaf" if not deeper else f"mbrl_wrappers.{first}"
+def may_import(importer: str, imported: str) -> bool:
+    here, top = row_of(importer), imported.partition(".")[0]
+    words = TABLE.get(here, set())
+    if "everything" in words or (top in LIBRARIES and "libraries" in words):
+        return True
+    if top in AGENTS:
+        return "SB3" in words
+    if top not in HOUSE:
+        return True
+    if importer in LIBRARIES:  # the package itself gathers the public names of its folders
+        return top == importer
+    target = row_of(imported)
+    return imported not in LIBRARIES and (target == here or target in words)
 
 
 def violations(root: Path) -> list[str]:
-    files, found = house_files(root), []
-    for name, path in files.items():
-        if floor(name) not in MAY_IMPORT or (path.name == "__init__.py" and floor(name) == "leaf"):
-            found.append(f"{name} is a package that the table does not know")
+    found = [
+        f"{folder} is a folder that the table does not know" for folder in sorted(house_folders(root) - set(TABLE))
+    ]
     for item in imports(root):
-        here, top = floor(item.importer), item.imported.partition(".")[0]
-        if here not in MAY_IMPORT:
-            continue
-        if top in HOUSE:
-            allowed = MAY_IMPORT[here] | EXCEPTIONS.get(item.importer, set())
-            bad = floor(item.imported) not in allowed
-        else:
-            bad = top in AGENTS and here not in MAY_IMPORT_AGENTS
-        if bad:
+        if row_of(item.importer) in TABLE and not may_import(item.importer, item.imported):
             found.append(f"{item.importer}:{item.line} must not import {item.imported}")
     return found
 
 
-def cycles(root: Path) -> list[str]:
-    """One path per cycle of run-time imports."""
-    edges: dict[str, set[str]] = {}
-    for item in imports(root):
-        if item.imported.partition(".")[0] in HOUSE and not item.only_types:
-            edges.setdefault(item.importer, set()).add(item.imported)
-    found: list[str] = []
-    done: set[str] = set()
-
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        if module in trail:
-            found.append(" -> ".join((*trail[trail.index(module) :], module)))
-        elif module not in done:
-            for target in sorted(edges.get(module, ())):
-                visit(target, (*trail, module))
-            done.add(module)
-
-    for module in sorted(edges):
-        visit(module, ())
-    return found
+def test_the_table_is_the_tree() -> None:
+    there = house_folders(ROOT) | {str(path.relative_to(ROOT)) for path in house_files(ROOT).values()}
+    assert house_folders(ROOT) - set(TABLE) == set()
+    assert set(TABLE) - there == set()
+    named = {word for words in TABLE.values() for word in words}
+    assert named - there == {"SB3", "libraries", "everything"}
 
 
 def test_every_import_goes_down() -> None:
@@ -141,8 +77,11 @@ def test_there_are_no_cycles() -> None:
     assert cycles(ROOT) == []
 
 
-def test_the_default_model_is_the_only_exception() -> None:
-    assert set(EXCEPTIONS) == {"sb3_ext.default_model"}
+def test_no_two_rows_may_import_each_other() -> None:
+    libraries = {row for row in TABLE if row.partition("/")[0] in LIBRARIES}
+    allowed = {row: words | (libraries if "libraries" in words else set()) for row, words in TABLE.items()}
+    both = {(a, b) for a in allowed for b in allowed[a] if a in allowed.get(b, ())}
+    assert both == set()
 
 
 def _plant(root: Path, files: dict[str, str]) -> None:
@@ -164,7 +103,7 @@ def _plant(root: Path, files: dict[str, str]) -> None:
         ("mbrl_wrappers/types.py", "from . import replay", "mbrl_wrappers.replay"),
         ("mbrl_wrappers/replay.py", "import mbrl_wrappers", "mbrl_wrappers"),
         ("mbrl_wrappers/nets/mlp.py", "from ..models.ensemble import Ensemble", "mbrl_wrappers.models.ensemble"),
-        ("mbrl_wrappers/models/a.py", "from mbrl_wrappers.latent import elbo", "mbrl_wrappers.latent"),
+        ("mbrl_wrappers/models/a.py", "from mbrl_wrappers.envs import ModelEnv", "mbrl_wrappers.envs"),
         ("mbrl_wrappers/envs/a.py", "from mbrl_wrappers.models.function import F", "mbrl_wrappers.models.function"),
         ("mbrl_wrappers/tasks/a.py", "from mbrl_wrappers.envs import ModelEnv", "mbrl_wrappers.envs"),
         ("controllers/mpc.py", "from mbrl_wrappers.models import FunctionModel", "mbrl_wrappers.models"),
@@ -205,10 +144,7 @@ def test_what_the_table_allows_passes(tmp_path: Path) -> None:
 
 def test_a_package_outside_the_table_is_caught(tmp_path: Path) -> None:
     _plant(tmp_path, {"mbrl_wrappers/plotting/curves.py": ""})
-    assert violations(tmp_path) == [
-        "mbrl_wrappers.plotting is a package that the table does not know",
-        "mbrl_wrappers.plotting.curves is a package that the table does not know",
-    ]
+    assert violations(tmp_path) == ["mbrl_wrappers/plotting is a folder that the table does not know"]
 
 
 def test_a_cycle_is_caught_unless_it_is_of_types_only(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from mbrl_wrappers import checkpoint_file
-from mbrl_wrappers.checkpoint_file import CheckpointError
 from mbrl_wrappers.replay import TransitionStore
+from mbrl_wrappers.storage import file_format as checkpoint_file
+from mbrl_wrappers.storage.file_format import CheckpointError
 from mbrl_wrappers.types import Transitions
 from tests.oracle import HIGH, LOW, DiscreteOracleEnv, OracleEnv
 

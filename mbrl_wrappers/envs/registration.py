@@ -89,13 +89,13 @@ def make_model_vector_env(
 
 def _load_model(path: str, device: str) -> Any:
     # Late, because loading brings in the concrete models, which environments as such do not need.
-    from mbrl_wrappers import checkpoint
+    from mbrl_wrappers.storage import checkpoint
 
     return checkpoint.load(path, device=device)
 
 
 def _load_starts(path: str, starts: StoredStarts) -> NDArray[Any]:
-    from mbrl_wrappers import checkpoint
+    from mbrl_wrappers.storage import checkpoint
 
     if isinstance(starts, str):
         loaded: NDArray[Any] = np.load(starts, allow_pickle=False)

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch as th
 from torch import Generator, Tensor
 
-from mbrl_wrappers.checkpoint import register_model, resolve_device
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions, GaussianEnsemble
 from mbrl_wrappers.nets import Routing
 from mbrl_wrappers.seeding import torch_generator
-from mbrl_wrappers.space_json import space_from_json, space_to_json
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
-from mbrl_wrappers.stored_functions import describe_function, restore_function
+from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
+from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
+from mbrl_wrappers.storage.stored_functions import describe_function, restore_function
 from mbrl_wrappers.types import Prediction, RewardFn, TerminationFn
 
 # Rows of one pass through the elementwise operations around the network: their intermediates stay in cache.

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Generator, Tensor
 
-from mbrl_wrappers.checkpoint import register_model, resolve_device
 from mbrl_wrappers.checks import within
 from mbrl_wrappers.models.outcome_counts import DrawTables, OutcomeCounts, Outcomes
 from mbrl_wrappers.models.value_iteration import TabularMDP, TabularSolution, value_iteration
-from mbrl_wrappers.space_json import space_from_json, space_to_json
 from mbrl_wrappers.spaces import ActionCodec, AnySpace
+from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
+from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
 from mbrl_wrappers.tabular_data import TabularTransitions, check_tabular_spaces
 from mbrl_wrappers.types import Prediction, Transitions
 

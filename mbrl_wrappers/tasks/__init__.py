@@ -8,8 +8,8 @@
 * :class:`DiscretizeObservation` numbers the cells of a Box, for models and agents that keep a table.
 * :class:`MazeEnv` is a grid world; three of Sutton and Barto's are registered (:mod:`mbrl_wrappers.tasks.mazes`).
 
-The functions are frozen dataclasses registered by name (:mod:`mbrl_wrappers.stored_functions`), so a model that uses
-them can be saved and loaded.
+The functions are frozen dataclasses registered by name (:mod:`mbrl_wrappers.storage.stored_functions`), so a model that
+uses them can be saved and loaded.
 """
 
 from mbrl_wrappers.tasks.agreement import AgreementReport, Confusion, check_agreement

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.stored_functions import register_function
+from mbrl_wrappers.storage.stored_functions import register_function
 from mbrl_wrappers.tasks.rewards import Reward
 from mbrl_wrappers.tasks.rules import check_width
 from mbrl_wrappers.types import TerminationFn

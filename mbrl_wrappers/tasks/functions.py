@@ -55,7 +55,7 @@ class TaskFunctions:
     """The reward and termination of a task as functions ``(obs (B, O), action, next_obs (B, O)) -> (B,)``.
 
     Both take and return environment units, keep float32 and float64, and are frozen dataclasses that
-    :func:`mbrl_wrappers.stored_functions.describe_function` turns into JSON.
+    :func:`mbrl_wrappers.storage.stored_functions.describe_function` turns into JSON.
 
     Attributes:
         reward_fn: None when the observation does not determine the reward: learn it.

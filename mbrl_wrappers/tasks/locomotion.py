@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.stored_functions import register_function
+from mbrl_wrappers.storage.stored_functions import register_function
 from mbrl_wrappers.tasks.control import ChargesControl
 from mbrl_wrappers.tasks.rules import Healthy, check_width
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mbrl_wrappers.stored_functions import register_function
+from mbrl_wrappers.storage.stored_functions import register_function
 from mbrl_wrappers.tasks.rules import check_width
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from mbrl_wrappers.tasks.layout import Layout
 from mbrl_wrappers.tasks.locomotion import (
     CenterOfMassVelocity,
     ContactCost,
@@ -21,6 +20,7 @@ from mbrl_wrappers.tasks.locomotion import (
     ObservedVelocity,
     StandupReward,
 )
+from mbrl_wrappers.tasks.observation_layout import ObservationLayout
 from mbrl_wrappers.tasks.rewards import (
     AliveReward,
     DoublePendulumReward,
@@ -70,7 +70,7 @@ def _pair(values: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _forward(env: Any, layout: Layout, differences_qpos: bool) -> tuple[Forward, bool]:
+def _forward(env: Any, layout: ObservationLayout, differences_qpos: bool) -> tuple[Forward, bool]:
     """How to read the forward velocity, and whether that is exact."""
     if layout.velocity is not None:
         return ObservedVelocity(layout.velocity), True
@@ -82,7 +82,9 @@ def _forward(env: Any, layout: Layout, differences_qpos: bool) -> tuple[Forward,
     return MeanVelocity(layout.block(env, "qvel")[0]), False
 
 
-def _contact(env: Any, layout: Layout, weight: float, forces: Any, costs: Any) -> tuple[ContactCost | None, bool]:
+def _contact(
+    env: Any, layout: ObservationLayout, weight: float, forces: Any, costs: Any
+) -> tuple[ContactCost | None, bool]:
     """The contact cost, and whether leaving it out (None) is exact."""
     start, stop = layout.block(env, "cfrc_ext")
     if weight == 0 and costs[0] <= 0 <= costs[1]:
@@ -101,7 +103,7 @@ def _contact_note(task: str, weight_name: str) -> str:
 
 def _locomotion(
     env: Any,
-    layout: Layout,
+    layout: ObservationLayout,
     *,
     healthy: Healthy | None = None,
     contact: tuple[ContactCost | None, bool] = (None, True),
@@ -144,20 +146,20 @@ def _turns(env: Any, index: int) -> frozenset[int]:
     return frozenset({index}) if survives else frozenset()
 
 
-def _upright(env: Any, layout: Layout) -> tuple[Bound, Bound]:
+def _upright(env: Any, layout: ObservationLayout) -> tuple[Bound, Bound]:
     """The bounds of height and pitch, which follow each other in the planar walkers."""
     z = 1 - layout.hidden
     return Bound(z, z + 1, *_pair(env._healthy_z_range)), Bound(z + 1, z + 2, *_pair(env._healthy_angle_range))
 
 
-def _above_ground(env: Any, layout: Layout, *, inclusive: bool = False) -> Healthy:
+def _above_ground(env: Any, layout: ObservationLayout, *, inclusive: bool = False) -> Healthy:
     """The torso's height keeps to its range: the health of Ant and Humanoid."""
     z = 2 - layout.hidden
     return Healthy(layout.obs_size, (Bound(z, z + 1, *_pair(env._healthy_z_range)),), inclusive=inclusive)
 
 
 def _hopper(env: Any, velocity: int | None) -> Recipe:
-    layout = Layout.of(env, 1, velocity)
+    layout = ObservationLayout.of(env, 1, velocity)
     angle = 2 - layout.hidden
     state = Bound(angle, layout.block(env, "qvel")[1], *_pair(env._healthy_state_range))
     healthy = Healthy(layout.obs_size, (*_upright(env, layout), state))
@@ -173,21 +175,21 @@ def _hopper(env: Any, velocity: int | None) -> Recipe:
 
 
 def _walker2d(env: Any, velocity: int | None) -> Recipe:
-    layout = Layout.of(env, 1, velocity)
+    layout = ObservationLayout.of(env, 1, velocity)
     healthy = Healthy(layout.obs_size, _upright(env, layout))
     return _locomotion(env, layout, healthy=healthy, full_turns=_turns(env, 2 - layout.hidden))
 
 
 def _half_cheetah(env: Any, velocity: int | None) -> Recipe:
-    return _locomotion(env, Layout.of(env, 1, velocity))
+    return _locomotion(env, ObservationLayout.of(env, 1, velocity))
 
 
 def _swimmer(env: Any, velocity: int | None) -> Recipe:
-    return _locomotion(env, Layout.of(env, 2, velocity))
+    return _locomotion(env, ObservationLayout.of(env, 2, velocity))
 
 
 def _ant(env: Any, velocity: int | None) -> Recipe:
-    layout = Layout.of(env, 2, velocity)
+    layout = ObservationLayout.of(env, 2, velocity)
     healthy = _above_ground(env, layout, inclusive=True)
     contact = _contact(env, layout, env._contact_cost_weight, env._contact_force_range, UNBOUNDED)
     # Ant differences the position of a body, which lags qpos by a part of the last physics step.
@@ -195,14 +197,14 @@ def _ant(env: Any, velocity: int | None) -> Recipe:
 
 
 def _humanoid(env: Any, velocity: int | None) -> Recipe:
-    layout = Layout.of(env, 2, velocity)
+    layout = ObservationLayout.of(env, 2, velocity)
     healthy = _above_ground(env, layout)
     contact = _contact(env, layout, env._contact_cost_weight, UNBOUNDED, env._contact_cost_range)
     return _locomotion(env, layout, healthy=healthy, contact=contact, differences_qpos=False)
 
 
 def _humanoid_standup(env: Any, velocity: int | None) -> Recipe:
-    layout = Layout.of(env, 2, None)
+    layout = ObservationLayout.of(env, 2, None)
     contact, exact = _contact(env, layout, env._impact_cost_weight, UNBOUNDED, env._impact_cost_range)
     reward = StandupReward(
         obs_size=layout.obs_size,

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.stored_functions import register_function
+from mbrl_wrappers.storage.stored_functions import register_function
 from mbrl_wrappers.tasks.control import ChargesControl
 from mbrl_wrappers.tasks.rules import AcrobotUpright, CarAtGoal, DoublePendulumTip, Healthy, check_width
 

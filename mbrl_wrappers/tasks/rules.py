@@ -13,7 +13,7 @@ import torch as th
 from torch import Tensor
 
 from mbrl_wrappers.ranges import room
-from mbrl_wrappers.stored_functions import register_function
+from mbrl_wrappers.storage.stored_functions import register_function
 
 
 def check_width(rows: Tensor, width: int, what: str, owner: object) -> None:

@@ -19,8 +19,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from controllers import RRT, KinodynamicProblem, KinodynamicRRT, MotionProblem, RRTConnect, RRTStar, close_gap, shortcut
-from controllers.tree.nearest import NearestPoints
-from controllers.tree.path import path_length
+from controllers.motion.nearest import NearestPoints
+from controllers.motion.path import path_length
 from mbrl_wrappers import FunctionModel
 
 RADIUS = 0.25

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from scripts.arguments import Assignments, check_tag
+from scripts.training.arguments import Assignments, check_tag
 
 PLANNERS = {
     "random": "RandomShooting",

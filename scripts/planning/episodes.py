@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from controllers import MPCPolicy
 from mbrl_wrappers.optional import require
-from scripts.video import Film
+from scripts.pictures.video import Film
 
 
 @dataclass(frozen=True)

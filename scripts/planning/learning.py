@@ -23,17 +23,17 @@ from controllers import (
 )
 from mbrl_wrappers import TransitionStore
 from mbrl_wrappers.seeding import seed_at, spawn_seeds
-from scripts.configuration import parse_yaml
-from scripts.env_id import safe_name
-from scripts.evaluation import EVALUATION_SEED_OFFSET
-from scripts.interruption import StopOnSignal
-from scripts.phases import PhaseClock
 from scripts.planning.arguments import TrainPlannerArguments
 from scripts.planning.episodes import ProgressBar, play_planned
 from scripts.planning.learning_run import PlannerRun, plan_planner_run
-from scripts.run_folder import SUMMARY_FILE, new_run_folder
-from scripts.summary import Evaluation, RunSummary, versions
-from scripts.training import write_settings
+from scripts.runs.env_id import safe_name
+from scripts.runs.run_folder import SUMMARY_FILE, new_run_folder
+from scripts.runs.summary import Evaluation, RunSummary, versions
+from scripts.training.configuration import parse_yaml
+from scripts.training.evaluation import EVALUATION_SEED_OFFSET
+from scripts.training.interruption import StopOnSignal
+from scripts.training.phases import PhaseClock
+from scripts.training.session import write_settings
 
 ALGORITHM = "pets"
 PROGRESS_FOLDER = "progress"

@@ -11,13 +11,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from controllers import MPCPolicy, PlannerLearningConfig
-from scripts.configuration import RunConfiguration
-from scripts.environments import make_env
-from scripts.flag_checks import check_flags
-from scripts.learned_model import LearnedModel, check_model_block
-from scripts.phases import PhaseClock
 from scripts.planning.arguments import TrainPlannerArguments
 from scripts.planning.settings import LEARNING_KEYS, PlannerSettings, read_settings, try_out
+from scripts.training.configuration import RunConfiguration
+from scripts.training.environments import make_env
+from scripts.training.flag_checks import check_flags
+from scripts.training.learned_model import LearnedModel, check_model_block
+from scripts.training.phases import PhaseClock
 
 
 @dataclass(frozen=True)

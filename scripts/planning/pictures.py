@@ -15,7 +15,7 @@ from controllers import MPCPolicy
 from mbrl_wrappers.optional import require
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.types import SequenceModel
-from scripts.model_pictures import panel_grid
+from scripts.pictures.model_pictures import panel_grid
 
 require("matplotlib", extra="plots").use("Agg")
 plt: Any = require("matplotlib.pyplot", extra="plots")

@@ -12,12 +12,12 @@ import mbrl_wrappers
 from controllers import MPCPolicy, Proposals
 from mbrl_wrappers import ClonedEnvModel, MujocoModel, WithReward
 from sb3_ext import AgentPolicy, AgentValue
-from scripts.agent_files import find_agent
-from scripts.env_id import registered_id
 from scripts.planning.arguments import PlanArguments
 from scripts.planning.settings import PlannerSettings
-from scripts.run_folder import MODEL_FILE
-from scripts.runs import read_run
+from scripts.runs.env_id import registered_id
+from scripts.runs.reading import read_run
+from scripts.runs.run_folder import MODEL_FILE
+from scripts.training.agent_files import find_agent
 
 
 def trained_on(args: PlanArguments) -> dict[str, Any]:

@@ -15,19 +15,19 @@ import numpy as np
 
 from controllers import MPCPolicy
 from mbrl_wrappers.seeding import seed_at
-from scripts.environments import make_env
-from scripts.flag_checks import check_flags
-from scripts.interruption import StopOnSignal
-from scripts.observation_names import observation_names
-from scripts.phases import PhaseClock
+from scripts.pictures.observation_names import observation_names
+from scripts.pictures.video import Film
 from scripts.planning.arguments import PlanArguments
 from scripts.planning.episodes import Moment, PlannedEpisode, ProgressBar, milliseconds, play_planned, shown_to
 from scripts.planning.policy import build_model, build_policy, trained_on
 from scripts.planning.settings import PlannerSettings, read_settings, try_out
 from scripts.planning.table import plans_table
-from scripts.run_folder import new_run_folder
-from scripts.summary import Evaluation, RunSummary, versions
-from scripts.video import Film
+from scripts.runs.run_folder import new_run_folder
+from scripts.runs.summary import Evaluation, RunSummary, versions
+from scripts.training.environments import make_env
+from scripts.training.flag_checks import check_flags
+from scripts.training.interruption import StopOnSignal
+from scripts.training.phases import PhaseClock
 
 
 def act_on_plans(args: PlanArguments, words: Sequence[str]) -> int:

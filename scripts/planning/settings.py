@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 import controllers
 from controllers import MPCPolicy, Planner, PlannerLearningConfig
 from mbrl_wrappers.tasks import QuadraticReward
-from scripts.configuration import (
+from scripts.planning.arguments import PLANNERS
+from scripts.training.configuration import (
     HYPERPARAMS_FOLDER,
     RunConfiguration,
     check_keys,
     load_configuration,
     unknown_key_message,
 )
-from scripts.planning.arguments import PLANNERS
 
 PLANNING_KEYS = ("horizon", "execute", "particles", "discount", "terminal_reward")
 ACTING_KEYS = ("quadratic_reward",)  # of plan.yml alone

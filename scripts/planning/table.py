@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.interval import stratified_bootstrap
+from scripts.runs.interval import stratified_bootstrap
 
 HEADS = (
     "task",

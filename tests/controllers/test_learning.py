@@ -24,7 +24,7 @@ from controllers import (
 )
 from controllers import progress as progress_module
 from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions, TransitionStore
-from mbrl_wrappers.checkpoint import CheckpointError
+from mbrl_wrappers.storage.checkpoint import CheckpointError
 from mbrl_wrappers.tasks import never_terminates
 from tests.oracle import OracleEnv, oracle_model
 

@@ -11,10 +11,10 @@ import torch as th
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 
-from mbrl_wrappers import checkpoint
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, register_envs
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
+from mbrl_wrappers.storage import checkpoint
 from tests.oracle import OracleEnv
 
 NAME = "mbrl_wrappers/Model-v0"

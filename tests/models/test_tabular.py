@@ -18,8 +18,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import mbrl_wrappers
 from controllers import MPCPolicy, PlanningProblem, RandomShooting
 from mbrl_wrappers import ModelEnv, ModelVectorEnv, TabularModel, TabularTransitions, Transitions, branched_rollout
-from mbrl_wrappers.checkpoint_file import CheckpointError
 from mbrl_wrappers.models.value_iteration import backward_induction, policy_value
+from mbrl_wrappers.storage.file_format import CheckpointError
 
 LAKE = "FrozenLake-v1"
 

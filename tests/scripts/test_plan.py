@@ -19,16 +19,16 @@ import mbrl_wrappers
 from controllers import CEM, MPCPolicy
 from mbrl_wrappers import EnsembleDynamics
 from scripts import train, train_planner
-from scripts.configuration import HYPERPARAMS_FOLDER, parse_yaml
-from scripts.learned_model import check_model_block
 from scripts.plan import main
 from scripts.planning import session
 from scripts.planning.arguments import LEARNING_PLANNERS, PLANNERS, PlanArguments, parse_plan_arguments
 from scripts.planning.episodes import PlannedEpisode, milliseconds, play_planned
 from scripts.planning.pictures import MAX_CANDIDATES, drawn_ranks, plot_candidates, predicted_observations
 from scripts.planning.settings import read_settings
-from scripts.runs import find_runs
+from scripts.runs.reading import find_runs
 from scripts.table import results_table
+from scripts.training.configuration import HYPERPARAMS_FOLDER, parse_yaml
+from scripts.training.learned_model import check_model_block
 from tests.oracle import OracleEnv, oracle_model
 
 POLE = ["--env", "mbrl_wrappers/ContinuousCartPole-v0", "--no-progress"]

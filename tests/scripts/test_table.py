@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.runs import find_runs, group_runs, read_run
+from scripts.runs.reading import find_runs, group_runs, read_run
 from scripts.table import goal_table, main, results_table
 from tests.scripts.runs_on_disk import write_run
 

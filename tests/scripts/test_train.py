@@ -14,8 +14,8 @@ import pytest
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
-from scripts import training
 from scripts.train import main
+from scripts.training import session as training
 
 TINY = [
     "--algo", "sac", "--env", "Pendulum-v1", "-n", "120", "--eval-episodes", "2", "--eval-freq", "50",

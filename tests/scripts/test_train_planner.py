@@ -15,10 +15,10 @@ import pytest
 import torch as th
 
 import mbrl_wrappers
-from mbrl_wrappers.checkpoint import load_starts
+from mbrl_wrappers.storage.checkpoint import load_starts
 from scripts.planning import learning
 from scripts.planning.arguments import TrainPlannerArguments, parse_train_arguments
-from scripts.runs import find_runs
+from scripts.runs.reading import find_runs
 from scripts.table import results_table
 from scripts.train_planner import main
 

@@ -13,11 +13,12 @@ import stable_baselines3
 
 import mbrl_wrappers
 from mbrl_wrappers import RolloutLength
-from mbrl_wrappers.checkpoint import load_starts
-from scripts import enjoy, model_pictures, plot
-from scripts.agent_files import find_agent
-from scripts.learned_model import dyna_config, episode_starts
+from mbrl_wrappers.storage.checkpoint import load_starts
+from scripts import enjoy, plot
+from scripts.pictures import model_pictures
 from scripts.train import main
+from scripts.training.agent_files import find_agent
+from scripts.training.learned_model import dyna_config, episode_starts
 from tests.scripts.runs_on_disk import transitions
 
 SMALL_MODEL = [

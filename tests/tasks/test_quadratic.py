@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch as th
 
-from mbrl_wrappers.stored_functions import describe_function, restore_function
+from mbrl_wrappers.storage.stored_functions import describe_function, restore_function
 from mbrl_wrappers.tasks import QuadraticReward
 
 

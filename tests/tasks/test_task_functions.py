@@ -18,7 +18,7 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from mbrl_wrappers.stored_functions import describe_function, restore_function
+from mbrl_wrappers.storage.stored_functions import describe_function, restore_function
 from mbrl_wrappers.tasks import (
     AngleObservation,
     ForwardVelocityObservation,

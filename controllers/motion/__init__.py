@@ -1,0 +1,1 @@
+"""Motion planning: trees around obstacles and through models, and following the path."""

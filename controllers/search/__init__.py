@@ -1,0 +1,1 @@
+"""Tree search with Discrete actions in any model."""

@@ -1,0 +1,100 @@
+"""What an action may lead to in a search tree: one successor, those the model draws, or a number that grows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch as th
+from torch import Tensor
+
+from controllers.search.state_pool import leaves
+from mbrl_wrappers.checks import within
+from mbrl_wrappers.objects import Objects
+from mbrl_wrappers.types import Prediction
+
+Kind = Literal["auto", "one", "drawn", "widening"]
+Merge = Literal["state", "observation", "never"]
+
+PROBES = 16
+"""Copies of a start that are compared to see whether, and how finely, the model draws."""
+
+PROBE_STEPS = 8
+"""For so many steps, or to the horizon."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    r"""How chance enters a search tree.
+
+    Kinds, per action of a node:
+
+    * ``"one"``: a deterministic model. The successor is predicted once; simulations that come again follow it.
+    * ``"drawn"``: every simulation draws anew, and the successor it draws says which child it goes on from. Unbiased;
+      for models with few successors.
+    * ``"widening"``: draws anew while there are fewer than :math:`k N(s, a)^\alpha` successors, and else follows the
+      one furthest behind its share of the draws (progressive widening, Couetoux et al. 2011); for continuous states,
+      where no successor is ever drawn twice.
+    * ``"auto"``: sixteen copies of each start take each first action and seven random ones more. Copies that never part
+      make the model ``"one"``; when they part, more than half as many successors as copies make it
+      ``"widening"``, fewer ``"drawn"``. A model whose chance is so rare, or so far off, that no copy meets it must be
+      named ``"drawn"``.
+
+    Attributes:
+        kind: see above.
+        factor: ``k``.
+        power: ``alpha`` in [0, 1].
+        merge: which nodes at one depth are one node, so that the tree becomes a graph: with equal states
+            (``"state"``: always right, and what a table of states needs; no two states of copied environments are
+            equal), with equal observations (right only where observations say everything), or none.
+    """
+
+    kind: Kind = "auto"
+    factor: float = 1.0
+    power: float = 0.5
+    merge: Merge = "state"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, get_args(Kind)), ("merge", self.merge, get_args(Merge))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}, got {value!r}.")
+        within("power", self.power, 0, 1)
+        if within("factor", self.factor, 0) == 0:
+            raise ValueError("factor must be above 0: an action needs one outcome.")
+
+    def room(self, found: int, visits: int) -> bool:
+        """Whether an action with ``found`` outcomes after ``visits`` may have another."""
+        return found < self.factor * math.pow(max(1, visits), self.power)
+
+
+def packed(tensors: list[Tensor]) -> list[bytes]:
+    """The bytes of each row of ``(B, ...)`` tensors."""
+    parts = [(t + 0 if t.is_floating_point() else t).contiguous().cpu().flatten(1) for t in map(_matrix, tensors)]
+    whole = th.cat([part.view(th.uint8) for part in parts], 1) if len(parts) > 1 else parts[0].view(th.uint8)
+    data, width = whole.numpy().tobytes(), whole.shape[1]
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    return tensor.reshape(len(tensor), -1)
+
+
+def observed(obs: Tensor) -> list[bytes]:
+    """What identifies observations ``(B, O)``: their float32 bytes."""
+    return packed([obs.float()])
+
+
+def outcome_keys(state: object, prediction: Prediction, merge: Merge) -> tuple[list[bytes], bool]:
+    """What identifies each successor, and whether it does so at a whole depth or only below one action."""
+    columns = leaves(state)
+    if merge == "observation" or any(isinstance(column, Objects) for column in columns):
+        return packed([prediction.next_obs, prediction.terminated]), merge == "observation"
+    return packed([*columns, prediction.terminated]), merge == "state"
+
+
+def kind_of(parting: int) -> Kind:
+    """The kind of a model whose copies part into this many successors."""
+    if parting <= 1:
+        return "one"
+    return "widening" if parting > PROBES // 2 else "drawn"

@@ -1,0 +1,1 @@
+"""What makes the files of docs/results that no command makes."""

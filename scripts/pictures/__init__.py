@@ -1,0 +1,1 @@
+"""Curves, trees, plans and films."""

@@ -1,0 +1,1 @@
+"""Run folders, their summaries, and intervals over them."""

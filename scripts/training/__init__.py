@@ -1,0 +1,1 @@
+"""Behind train.py: flags, hyperparameters, agents, evaluation."""

@@ -1,0 +1,107 @@
+"""Evaluation on the real environment while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from scripts.runs.summary import Evaluation, RunSummary
+from scripts.training.phases import PhaseClock
+
+EVALUATION_SEED_OFFSET = 10_000
+"""Added to the run's seed for the evaluation environment, so that its starts are never training starts."""
+
+
+class SummaryEvaluation(EvalCallback):
+    """SB3's ``EvalCallback`` that also times itself, evaluates at the very end and rewrites ``summary.json``.
+
+    Args:
+        eval_env: a real environment of its own, seeded apart from the training one.
+        summary: the record to extend.
+        clock: counts the time.
+        folder: run folder; receives ``best_model.zip``, ``evaluations.npz`` and ``summary.json``.
+        eval_freq: calls between evaluations.
+        episodes: episodes per evaluation.
+        verbose: as in ``EvalCallback``.
+
+    Attributes:
+        model_record: says what to write of the learned model, if there is one.
+    """
+
+    def __init__(
+        self,
+        eval_env: VecEnv,
+        summary: RunSummary,
+        clock: PhaseClock,
+        folder: Path,
+        eval_freq: int,
+        episodes: int,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            eval_env,
+            n_eval_episodes=episodes,
+            eval_freq=eval_freq,
+            log_path=str(folder),
+            best_model_save_path=str(folder),
+            deterministic=True,
+            verbose=verbose,
+        )
+        self._summary = summary
+        self._clock = clock
+        self._folder = folder
+        self.model_record: Callable[[], dict[str, Any]] | None = None
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.eval_freq != 0:
+            return True
+        with self._clock.measure("evaluation"):
+            keep_going = super()._on_step()
+        self.record()
+        return keep_going
+
+    def finish(self, *, again: bool = False) -> None:
+        """Evaluate now, unless the last step was evaluated already.
+
+        Args:
+            again: evaluate in any case and replace that evaluation: the agent has learned since.
+        """
+        if self.evaluations_timesteps and self.evaluations_timesteps[-1] == self.model.num_timesteps:
+            if not again:
+                return
+            for column in (self.evaluations_timesteps, self.evaluations_results, self.evaluations_length):
+                column.pop()
+            self._summary.evaluations.pop()
+        self.num_timesteps = self.model.num_timesteps
+        self.eval_freq = self.n_calls = max(self.n_calls, 1)
+        self._on_step()
+
+    def record(self) -> None:
+        """Bring the summary up to date and write it."""
+        summary = self._summary
+        if self.evaluations_timesteps and len(summary.evaluations) < len(self.evaluations_timesteps):
+            summary.evaluations.append(
+                Evaluation(
+                    real_steps=int(self.evaluations_timesteps[-1]),
+                    returns=[float(value) for value in self.evaluations_results[-1]],
+                    lengths=[int(value) for value in self.evaluations_length[-1]],
+                    wall_seconds=round(self._clock.wall_seconds, 1),
+                )
+            )
+            print(
+                f"{self._summary.arm} seed {summary.seeds['train']}: {summary.evaluations[-1].real_steps} real steps, "
+                f"return {summary.evaluations[-1].mean:.1f}, {summary.evaluations[-1].wall_seconds:.0f} s",
+                flush=True,
+            )
+        summary.real_steps = int(self.model.num_timesteps)
+        summary.agent_updates = int(getattr(self.model, "_n_updates", 0))
+        summary.wall_seconds = round(self._clock.wall_seconds, 3)
+        summary.cpu_seconds = round(self._clock.cpu_seconds, 3)
+        summary.phase_seconds = self._clock.report()
+        if self.model_record is not None:
+            summary.model = self.model_record()
+        summary.write(self._folder)
