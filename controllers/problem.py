@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from controllers.risk import Mean, Risk
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.ranges import finite
+from mbrl_wrappers.ranges import finite_rows
 from mbrl_wrappers.rows import num_rows, take_rows
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec
@@ -176,7 +176,7 @@ class PlanningProblem(Generic[S]):
         total = last = None
         weight = 1.0
         for prediction in self._predictions(state, actions, groups, generator):
-            valid = prediction.reward.isfinite() & finite(prediction.next_obs.detach())
+            valid = prediction.reward.isfinite() & finite_rows(prediction.next_obs.detach())
             failed = failed | (alive & ~valid)
             alive = alive & valid
             gain = prediction.reward + self.terminal_reward * prediction.terminated

@@ -10,7 +10,7 @@ import torch as th
 from torch import Tensor
 
 
-def room(rows: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def distance_to_edge(rows: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The distance ``(B,)`` of each of ``rows (B, O)`` to the nearest edge of the box from ``low`` to ``high (O,)``.
 
     Zero on an edge and negative outside, exactly: a difference of two numbers has the right sign. NaN, of which
@@ -19,7 +19,7 @@ def room(rows: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return th.minimum(rows - low, high - rows).amin(1)
 
 
-def finite(rows: Tensor) -> Tensor:
+def finite_rows(rows: Tensor) -> Tensor:
     """Which of ``rows (B, O)`` are finite throughout, ``(B,)`` bool."""
     # A finite number minus itself is zero, anything else is NaN.
     return (rows - rows).sum(1) == 0

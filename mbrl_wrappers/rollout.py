@@ -8,7 +8,7 @@ import torch as th
 from torch import Generator, Tensor
 
 from mbrl_wrappers.checks import at_least
-from mbrl_wrappers.ranges import finite
+from mbrl_wrappers.ranges import finite_rows
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.types import DynamicsModel, Limits, RolloutPolicy, S, Transitions
 
@@ -64,7 +64,7 @@ def branched_rollout(
     if not len(starts):
         raise ValueError("starts is empty: there is no state to branch from.")
     at_least("length", length)
-    if not finite(starts.reshape(1, -1)):
+    if not finite_rows(starts.reshape(1, -1)):
         raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
     limits = limits or getattr(model, "limits", None) or Limits.none(size)
     obs = starts.to(model.device, th.float32)
@@ -76,7 +76,7 @@ def branched_rollout(
         action = policy(obs, generator=generator)
         state, prediction = model.step(state, action, generator=generator)
         prediction = prediction.checked(len(obs), size)
-        valid = limits.valid(prediction) & finite(action)
+        valid = limits.accepts(prediction) & finite_rows(action)
         row = Transitions(
             obs=obs,
             action=action,

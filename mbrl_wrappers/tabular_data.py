@@ -78,7 +78,7 @@ def check_tabular_spaces(
     if isinstance(observation_space, spaces.Box):
         raise TypeError(
             f"{who} needs Discrete observations, got {observation_space}: wrap the environment in "
-            "mbrl_wrappers.tasks.DiscretizeObservation, or take DQN with DynaCallback, which learns from vectors."
+            "mbrl_wrappers.tasks.TabularObservation, or take DQN with DynaCallback, which learns from vectors."
         )
     if not isinstance(observation_space, spaces.Discrete):
         raise TypeError(

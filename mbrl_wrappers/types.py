@@ -27,7 +27,7 @@ import torch as th
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from mbrl_wrappers.ranges import room
+from mbrl_wrappers.ranges import distance_to_edge
 
 S = TypeVar("S")
 """A model's state: a NamedTuple of ``(B, ...)`` tensors that is never mutated."""
@@ -124,16 +124,16 @@ class Limits(NamedTuple):
 
         return cls(*widened(obs.amin(0), obs.amax(0)), *widened(reward.amin(), reward.amax()))
 
-    def valid(self, prediction: Prediction) -> Tensor:
+    def accepts(self, prediction: Prediction) -> Tensor:
         """Which rows are finite and inside the limits, ``(B,)`` bool (a NaN compares false)."""
         reward = prediction.reward
         low, high = self.reward_low.to(reward), self.reward_high.to(reward)
-        return self.hold(prediction.next_obs) & (th.minimum(reward - low, high - reward) >= 0)
+        return self.contains(prediction.next_obs) & (th.minimum(reward - low, high - reward) >= 0)
 
-    def hold(self, obs: Tensor) -> Tensor:
+    def contains(self, obs: Tensor) -> Tensor:
         """Which observations ``(B, O)`` are finite and inside the limits, ``(B,)`` bool."""
         # Infinity has no distance to an infinite limit, so it is refused there too.
-        return room(obs, self.obs_low.to(obs), self.obs_high.to(obs)) >= 0
+        return distance_to_edge(obs, self.obs_low.to(obs), self.obs_high.to(obs)) >= 0
 
     @classmethod
     def none(cls, obs_size: int) -> Limits:

@@ -252,7 +252,7 @@ class DynaCallback(BaseCallback):
         believed, draws = th.zeros(0, buffer.obs_shape[0]), 0
         while len(believed) < count and draws < MAX_DRAWS:
             drawn = th.as_tensor(self._starts(count, self._starts_rng), dtype=th.float32)
-            believed = th.cat([believed, drawn if limits is None else drawn[limits.hold(drawn)]])
+            believed = th.cat([believed, drawn if limits is None else drawn[limits.contains(drawn)]])
             draws += 1
         self.logger.record("dyna/starts_believed", len(believed) / (draws * count))
         if not len(believed):

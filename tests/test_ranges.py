@@ -6,7 +6,7 @@ import math
 
 import torch as th
 
-from mbrl_wrappers.ranges import finite, room
+from mbrl_wrappers.ranges import distance_to_edge, finite_rows
 
 VALUES = [-math.inf, -3.0, math.nextafter(-1, -2), -1.0, 0.0, 1e-38, 1.0, 1 + 1e-7, 3.4e38, math.inf, math.nan]
 
@@ -22,7 +22,7 @@ def test_room_has_the_sign_of_the_comparison_for_every_number() -> None:
         bottom, top = th.tensor(low), th.tensor(high)
         inside = ((rows >= bottom) & (rows <= top) & rows.isfinite()).all(1)
         within = ((rows > bottom) & (rows < top) & rows.isfinite()).all(1)
-        distance = room(rows, bottom, top)
+        distance = distance_to_edge(rows, bottom, top)
         assert th.equal((distance >= 0) & rows.isfinite().all(1), inside)
         assert th.equal((distance > 0) & rows.isfinite().all(1), within)
         # An infinite number has no distance to an infinite edge, or is outside of the box.
@@ -31,9 +31,9 @@ def test_room_has_the_sign_of_the_comparison_for_every_number() -> None:
 
 def test_room_is_the_distance_to_the_nearest_edge() -> None:
     rows = th.tensor([[0.25, 5.0], [0.5, 9.5], [2.0, 5.0]])
-    assert room(rows, th.tensor([0.0, 0.0]), th.tensor([1.0, 10.0])).tolist() == [0.25, 0.5, -1.0]
+    assert distance_to_edge(rows, th.tensor([0.0, 0.0]), th.tensor([1.0, 10.0])).tolist() == [0.25, 0.5, -1.0]
 
 
 def test_finite_rows() -> None:
     rows = th.tensor([[0.0, 3.4e38], [3.4e38, 3.4e38], [math.inf, 0.0], [-math.inf, math.inf], [0.0, math.nan]])
-    assert finite(rows).tolist() == [True, True, False, False, False]
+    assert finite_rows(rows).tolist() == [True, True, False, False, False]

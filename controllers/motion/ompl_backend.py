@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controllers.motion.collision import Checker
-from controllers.motion.growing import ancestry
-from controllers.motion.outcome import DRAWS_PER_NODE, EXACT, Grown, metric_ends
+from controllers.motion.growing_array import ancestry
+from controllers.motion.grown import DRAWS_PER_NODE, EXACT, Grown, metric_ends
 from controllers.motion.space import MotionProblem, Points
 from mbrl_wrappers.optional import require
 

@@ -12,8 +12,8 @@ from torch import Generator
 
 from controllers.motion.collision import Checker
 from controllers.motion.draws import numpy_stream
+from controllers.motion.grown import EXACT, Grown
 from controllers.motion.ompl_backend import OmplRequest, grow_with_ompl
-from controllers.motion.outcome import EXACT, Grown
 from controllers.motion.path import MotionPlan, MotionReport
 from controllers.motion.space import MotionProblem
 from mbrl_wrappers.checks import at_least, within

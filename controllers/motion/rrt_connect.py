@@ -8,11 +8,11 @@ import numpy as np
 
 from controllers.motion.collision import Checker
 from controllers.motion.draws import UniformPoints
-from controllers.motion.growth import Tree, steer
+from controllers.motion.grown import DRAWS_PER_NODE, Grown, length, metric_ends
 from controllers.motion.ompl_backend import OmplRequest
-from controllers.motion.outcome import DRAWS_PER_NODE, Grown, length, metric_ends
 from controllers.motion.planner import GeometricPlanner
 from controllers.motion.space import MotionProblem, Points
+from controllers.motion.tree import Tree, steer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from controllers.motion.collision import Checker
 from controllers.motion.draws import InformedPoints, UniformPoints, unit_ball_volume
-from controllers.motion.growth import Tree, steer
+from controllers.motion.grown import DRAWS_PER_NODE, Grown, grown, length, metric_ends
 from controllers.motion.ompl_backend import OmplRequest
-from controllers.motion.outcome import DRAWS_PER_NODE, Grown, grown, length, metric_ends
 from controllers.motion.rrt import RRT
 from controllers.motion.space import MotionProblem, Points, Region
+from controllers.motion.tree import Tree, steer
 from mbrl_wrappers.checks import within
 
 SHORT_ENOUGH = 1 + 1e-9  # of the straight line: nothing is left to gain

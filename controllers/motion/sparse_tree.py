@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from controllers.motion.growing import GrowingArray, ancestry
+from controllers.motion.growing_array import GrowingArray, ancestry
 from controllers.motion.nearest import NearestPoints
 from controllers.motion.space import Points
 

@@ -72,6 +72,6 @@ class CountedModel(Generic[S]):
         self.calls += transitions
 
 
-def finite(prediction: Prediction) -> Tensor:
+def finite_prediction(prediction: Prediction) -> Tensor:
     """Which rows of a prediction are finite, ``(B,)`` or ``(B, T)`` bool."""
     return prediction.reward.isfinite() & prediction.next_obs.isfinite().all(-1)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-Path = list[tuple["Node", "Edge", "Outcome", float]]
+Path = list[tuple["Node", "Edge", "Successor", float]]
 """What a simulation went through: node, action, outcome and the reward of that step."""
 
 Backup = Literal["mean", "best"]
@@ -16,7 +16,7 @@ ROUNDING = 1e-9
 """Returns whose spread is smaller than this share of their size differ by rounding alone."""
 
 
-class Outcome:
+class Successor:
     """One successor of an action.
 
     Attributes:
@@ -56,7 +56,7 @@ class Edge:
         self.action, self.prior = action, prior
         self.visits, self.pending, self.value = 0, 0, math.nan
         self.banned = False
-        self.outcomes: dict[bytes, Outcome] = {}
+        self.outcomes: dict[bytes, Successor] = {}
 
     def expected(self, discount: float) -> float:
         r"""The Bellman backup :math:`\sum_{s'} \hat p(s') (r + \gamma V(s'))` with the shares of the draws."""
@@ -66,7 +66,7 @@ class Edge:
             total += outcome.draws * (outcome.reward + discount * outcome.node.value)
         return total / draws
 
-    def least_visited(self) -> Outcome:
+    def least_visited(self) -> Successor:
         """The outcome that is furthest behind its share of the draws."""
         return min(self.outcomes.values(), key=lambda outcome: outcome.visits / outcome.draws)
 
@@ -257,7 +257,7 @@ def _twin(edge: Edge, twins: dict[int, Node]) -> Edge:
     twin = Edge(edge.action, edge.prior)
     twin.visits, twin.value, twin.banned = edge.visits, edge.value, edge.banned
     for key, outcome in edge.outcomes.items():
-        copy = twin.outcomes[key] = Outcome(twins[id(outcome.node)])
+        copy = twin.outcomes[key] = Successor(twins[id(outcome.node)])
         copy.reward, copy.draws, copy.visits = outcome.reward, outcome.draws, outcome.visits
     return twin
 

@@ -63,7 +63,7 @@ class Outcomes:
         if within("factor", self.factor, 0) == 0:
             raise ValueError("factor must be above 0: an action needs one outcome.")
 
-    def room(self, found: int, visits: int) -> bool:
+    def may_grow(self, found: int, visits: int) -> bool:
         """Whether an action with ``found`` outcomes after ``visits`` may have another."""
         return found < self.factor * math.pow(max(1, visits), self.power)
 

@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import torch as th
 from torch import Tensor
 
-from controllers.search.counted_model import CountedModel, finite
+from controllers.search.counted_model import CountedModel, finite_prediction
 from controllers.search.leaf import LeafValues
-from controllers.search.node import Backup, Edge, Node, Outcome, Path, SearchTree
+from controllers.search.node import Backup, Edge, Node, Path, SearchTree, Successor
 from controllers.search.outcomes import Outcomes, observed, outcome_keys
 from controllers.search.roots import Stored
 from controllers.search.state_pool import StatePool
@@ -122,7 +122,7 @@ class Search(Generic[S]):
     def _draws(self, tree: SearchTree, edge: Edge) -> bool:
         if tree.outcomes == "drawn" or not edge.outcomes:
             return True
-        return tree.outcomes == "widening" and self.outcomes.room(len(edge.outcomes), edge.visits + edge.pending)
+        return tree.outcomes == "widening" and self.outcomes.may_grow(len(edge.outcomes), edge.visits + edge.pending)
 
     def _draw(self, asking: list[Simulation]) -> None:
         """Step the model for every simulation that asks, and move each on to what it drew."""
@@ -134,7 +134,7 @@ class Search(Generic[S]):
         rewards = prediction.reward.double() + self.model.problem.terminal_reward * prediction.terminated
         rows = zip(keys, shown, rewards.tolist(), prediction.terminated.tolist(), strict=True)
         fresh: list[tuple[int, Node]] = []
-        valid = finite(prediction).tolist()
+        valid = finite_prediction(prediction).tolist()
         for place, (key, obs, reward, terminal) in enumerate(rows):
             simulation, edge = asking[place], asking[place].asked
             assert edge is not None
@@ -151,7 +151,7 @@ class Search(Generic[S]):
                     fresh.append((place, node))
                     if everywhere:
                         table[depth, key] = node
-                outcome = edge.outcomes[key] = Outcome(node)
+                outcome = edge.outcomes[key] = Successor(node)
             outcome.drawn(reward)
             simulation.path.append((simulation.node, edge, outcome, reward))
             simulation.node = outcome.node

@@ -180,7 +180,7 @@ class VectorProblem:
         return finite.clamp(self.low, self.high)
 
 
-class Rollout(NamedTuple):
+class Trajectory(NamedTuple):
     """One trajectory per row.
 
     Attributes:
@@ -203,19 +203,19 @@ class Rollout(NamedTuple):
         """Which trajectories terminate or fail before their last step, ``(B,)`` bool."""
         return ~self.counts[-1]
 
-    def take(self, rows: Tensor) -> Rollout:
+    def take(self, rows: Tensor) -> Trajectory:
         """The trajectories ``rows (M,)`` int64."""
         states = take_rows(self.states, self._flat(rows))
-        return Rollout(states, self.vectors[:, rows], self.actions[:, rows], self.counts[:, rows], self.scores[rows])
+        return Trajectory(states, self.vectors[:, rows], self.actions[:, rows], self.counts[:, rows], self.scores[rows])
 
-    def merge(self, other: Rollout, chosen: Tensor) -> Rollout:
+    def merge(self, other: Trajectory, chosen: Tensor) -> Trajectory:
         """These trajectories with those of ``other`` in the rows ``chosen (B,)`` bool."""
         rows = th.arange(len(chosen), device=chosen.device)
         both = map_tensors(lambda mine, theirs: th.cat([mine, theirs]), self.states, other.states)
         offset = chosen.long() * num_rows(self.states)
         states = take_rows(both, self._flat(rows) + offset.repeat(len(self.actions)))
         per_step = chosen[None, :, None]
-        return Rollout(
+        return Trajectory(
             states,
             th.where(per_step, other.vectors, self.vectors),
             th.where(per_step, other.actions, self.actions),
@@ -232,7 +232,7 @@ Choose = Callable[[int, Tensor], Tensor]
 """``choose(t, vectors (B, X)) -> actions (B, A)``, finite and within the bounds."""
 
 
-def roll_out(task: VectorProblem, choose: Choose, population: int) -> Rollout:
+def roll_out(task: VectorProblem, choose: Choose, population: int) -> Trajectory:
     """Follow ``choose`` from each start, ``population`` times: ``B = P N`` rows, candidates outermost."""
     problem, generator = task.problem, task.generator()
     each = th.arange(task.num_problems, device=problem.device)
@@ -258,10 +258,10 @@ def roll_out(task: VectorProblem, choose: Choose, population: int) -> Rollout:
     states, vectors, actions, happened = zip(*track, strict=True)
     scores = th.where(failed | ~total.isfinite(), -th.inf, total)
     joined = map_tensors(lambda *parts: th.cat(parts), *states) if len(states) > 1 else states[0]
-    return Rollout(joined, th.stack(vectors), th.stack(actions), th.stack(happened), scores)
+    return Trajectory(joined, th.stack(vectors), th.stack(actions), th.stack(happened), scores)
 
 
-def open_loop(task: VectorProblem, actions: Tensor) -> Rollout:
+def open_loop(task: VectorProblem, actions: Tensor) -> Trajectory:
     """Take the sequences ``(N, P, H, A)``, whatever the states: rows ``P N``, candidates outermost."""
     rows = actions.transpose(0, 1).flatten(0, 1).transpose(0, 1)  # (H, P N, A)
     return roll_out(task, lambda t, vector: rows[t], actions.shape[1])

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch as th
 from torch import Tensor
 
-from controllers.trajectory.coordinates import Rollout, VectorProblem
+from controllers.trajectory.coordinates import Trajectory, VectorProblem
 from mbrl_wrappers.rows import take_rows
 
 Derivatives = Literal["auto", "finite", "autograd"]
@@ -46,7 +46,7 @@ class _Batch(NamedTuple):
     last: Tensor
 
 
-def expand(task: VectorProblem, trajectory: Rollout, method: Literal["finite", "autograd"]) -> Expansion:
+def expand(task: VectorProblem, trajectory: Trajectory, method: Literal["finite", "autograd"]) -> Expansion:
     """Expand every step of ``trajectory`` (``N`` rows).
 
     Steps that do not count (after a termination, or failed) and derivatives that are not finite are zero. The Hessian

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from controllers.plan import Plan, WarmStart
 from controllers.problem import PlanningProblem
-from controllers.trajectory.coordinates import Choose, Rollout, VectorProblem, open_loop, roll_out
+from controllers.trajectory.coordinates import Choose, Trajectory, VectorProblem, open_loop, roll_out
 from controllers.trajectory.derivatives import Derivatives, Expansion, choose_method, expand
 from controllers.trajectory.lqr import Regulator
 from controllers.trajectory.plans import finished
@@ -81,7 +81,7 @@ class _Search(NamedTuple):
         steps: ``(N,)`` int64, improvements made.
     """
 
-    nominal: Rollout
+    nominal: Trajectory
     ridge: Ridge
     active: Tensor
     converged: Tensor
@@ -234,7 +234,7 @@ class ILQR:
         )
         return search, still
 
-    def _moved(self, search: _Search, best: Rollout) -> tuple[_Search, Tensor]:
+    def _moved(self, search: _Search, best: Trajectory) -> tuple[_Search, Tensor]:
         """The search after a line search whose winners are ``best``, and where it moved."""
         better = search.active & (best.scores > search.nominal.scores)
         ridge = search.ridge.lowered(better, self.damping).raised(search.active & ~better, self.damping)
@@ -246,7 +246,7 @@ class ILQR:
         )
         return search, better
 
-    def _line(self, task: VectorProblem, nominal: Rollout, gains: Gains) -> Choose:
+    def _line(self, task: VectorProblem, nominal: Trajectory, gains: Gains) -> Choose:
         """The feedback around ``nominal`` with each step size, from 1 down to 0.001."""
         alphas = th.logspace(0, -3, self.step_sizes, dtype=task.dtype, device=task.problem.device)
         change = alphas[:, None, None] * gains.feedforward[:, None].to(task.dtype)  # (H, P, N, A)
@@ -261,7 +261,7 @@ class ILQR:
         return choose
 
 
-def _begun(task: VectorProblem, start: Rollout) -> _Search:
+def _begun(task: VectorProblem, start: Trajectory) -> _Search:
     """The search before its first step."""
     count, device = task.num_problems, task.problem.device
     ridge = Ridge(*(th.full((count,), value, dtype=th.float64, device=device) for value in (0.0, 1.0)))
@@ -270,7 +270,7 @@ def _begun(task: VectorProblem, start: Rollout) -> _Search:
     return _Search(start, ridge, active, ~active, steps)
 
 
-def _best(candidates: Rollout, count: int) -> Rollout:
+def _best(candidates: Trajectory, count: int) -> Trajectory:
     """The best candidate of each of ``count`` problems."""
     place = candidates.scores.view(-1, count).argmax(0)
     return candidates.take(place * count + th.arange(count, device=place.device))

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from controllers.plan import Plan, WarmStart
 from controllers.problem import PlanningProblem
-from controllers.trajectory.coordinates import Rollout, VectorProblem, open_loop, roll_out
+from controllers.trajectory.coordinates import Trajectory, VectorProblem, open_loop, roll_out
 from controllers.trajectory.derivatives import Derivatives, Expansion, choose_method, expand
 from controllers.trajectory.plans import finished
 from controllers.trajectory.riccati import Gains, backward
@@ -133,7 +133,7 @@ class Regulator(NamedTuple):
             taken.append(action)
         return th.stack(taken, 1)
 
-    def follow_model(self, task: VectorProblem) -> Rollout:
+    def follow_model(self, task: VectorProblem) -> Trajectory:
         """The trajectories with feedback from what the model predicts, within the bounds."""
         return roll_out(task, lambda t, vector: self._action(task, t, vector - self.point).to(task.dtype), 1)
 
@@ -155,7 +155,7 @@ def _at_point(
     twice = map_tensors(lambda tensor: th.cat([tensor, tensor]), state)
     counts = th.ones(2, len(point), dtype=th.bool, device=point.device)
     vectors, actions = point.expand(2, -1, -1), taken.expand(2, -1, -1)
-    ends = Rollout(twice, vectors, actions, counts, point.new_zeros(len(point)))
+    ends = Trajectory(twice, vectors, actions, counts, point.new_zeros(len(point)))
     pair, before = expand(task, ends, method), task.horizon - 1
     return Expansion(*(th.cat([part[:1].expand(before, *part.shape[1:]), part[1:]]) for part in pair)), defect
 

@@ -237,4 +237,4 @@ class Branches:
 
     def _valid(self, prediction: Prediction) -> Tensor:
         limits = self._limits if self._limits is not None else getattr(self.model, "limits", None)
-        return (limits or Limits.none(self.obs_dim)).valid(prediction)
+        return (limits or Limits.none(self.obs_dim)).accepts(prediction)

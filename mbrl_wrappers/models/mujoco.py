@@ -16,7 +16,7 @@ from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, match_rows
 from mbrl_wrappers.models.mujoco_physics import FormulaPhysics
 from mbrl_wrappers.models.mujoco_shadow import Attributes, ShadowPhysics, Snapshot, blank
-from mbrl_wrappers.models.mujoco_tasks import Outcome, step_formula
+from mbrl_wrappers.models.mujoco_tasks import SimulatedStep, step_formula
 from mbrl_wrappers.objects import Objects
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import draw_seed
@@ -118,7 +118,7 @@ class MujocoModel:
             following = state._replace(obs=th.from_numpy(outcome.obs), physics=th.from_numpy(physics))
             return following, _prediction(outcome)
         snapshots, outcome = self._roll(state, taken[:, None], generator)
-        outcome = Outcome(*(field[:, 0] for field in outcome))
+        outcome = SimulatedStep(*(field[:, 0] for field in outcome))
         return _stack(list(outcome.obs), snapshots, state.source), _prediction(outcome)
 
     def rollout(self, state: MujocoState, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
@@ -151,7 +151,7 @@ class MujocoModel:
         decoded: Array = self.codec.decode(action.detach()).numpy()
         return decoded if action.dtype == th.float64 else decoded.astype(self.action_space.dtype)
 
-    def _roll(self, state: MujocoState, actions: Array, generator: Generator) -> tuple[list[Snapshot], Outcome]:
+    def _roll(self, state: MujocoState, actions: Array, generator: Generator) -> tuple[list[Snapshot], SimulatedStep]:
         """Every row in its copy of the environment: ``actions (B, H, ...)``."""
         if not self._shadow.known:
             self._shadow.reseed(draw_seed(generator))
@@ -180,7 +180,7 @@ class MujocoModel:
         row = Snapshot(start, lagged, None)
         both, source = start[None].repeat(2, 0), np.zeros(2, np.int64)
         truths = [self._shadow.roll(0, row, list(taken), self._obs_size)[1] for taken in actions]
-        truth = Outcome(*(np.stack(field) for field in zip(*truths, strict=True)))  # (2, 5, ...)
+        truth = SimulatedStep(*(np.stack(field) for field in zip(*truths, strict=True)))  # (2, 5, ...)
         read = np.logical_or.accumulate(truth.terminated, 1).cumsum(1) <= 1  # nothing is read after a termination
         whole, (_, first) = fast.rollout(both, source, actions), fast.step(both, source, actions[:, 0])
         return all(
@@ -237,5 +237,5 @@ def _stack(obs: list[Array], rows: list[Snapshot], source: Tensor) -> MujocoStat
     )
 
 
-def _prediction(outcome: Outcome) -> Prediction:
+def _prediction(outcome: SimulatedStep) -> Prediction:
     return Prediction(*(th.from_numpy(field) for field in outcome))

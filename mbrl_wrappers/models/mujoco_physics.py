@@ -11,8 +11,8 @@ import numpy as np
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
-from mbrl_wrappers.models.mujoco_state import INTEGRATION, Layout, quiet
-from mbrl_wrappers.models.mujoco_tasks import Outcome, StepFormula
+from mbrl_wrappers.models.mujoco_state import INTEGRATION, StateLayout, quiet
+from mbrl_wrappers.models.mujoco_tasks import SimulatedStep, StepFormula
 
 Array = NDArray[Any]
 
@@ -31,7 +31,7 @@ class FormulaPhysics:
         self._formula = formula
         self._threads = threads
         self._skip = int(envs[0].frame_skip)
-        self.layout = Layout.of(envs[0].model)
+        self.layout = StateLayout.of(envs[0].model)
         self._data = [mujoco.MjData(envs[0].model) for _ in range(threads)]
         self._untouched = np.empty(self.layout.size)
         mujoco.mj_getState(envs[0].model, self._data[0], self._untouched, INTEGRATION)
@@ -43,7 +43,7 @@ class FormulaPhysics:
         """``(B, O)`` of ``physics (B, S)``."""
         return self._formula.obs(physics[:, self.layout.qpos], physics[:, self.layout.qvel])
 
-    def step(self, physics: Array, source: Array, action: Array) -> tuple[Array, Outcome]:
+    def step(self, physics: Array, source: Array, action: Array) -> tuple[Array, SimulatedStep]:
         """One step: ``physics (B, S)``, ``source (B,)`` and ``action (B, A)`` to the next physics and the outcome."""
         data, following = self._data[0], np.empty_like(physics)
         failed: Array = np.asarray(~(np.isfinite(physics).all(1) & np.isfinite(action).all(1)))
@@ -63,7 +63,7 @@ class FormulaPhysics:
             outcome = self._formula(x, following[:, self.layout.qpos], following[:, self.layout.qvel], action)
         return following, _without(outcome, failed)
 
-    def rollout(self, physics: Array, source: Array, action: Array) -> Outcome:
+    def rollout(self, physics: Array, source: Array, action: Array) -> SimulatedStep:
         """All steps of every row: ``action (B, H, A)`` to outcomes ``(B, H, ...)``."""
         layout = self.layout
         if (physics[:, layout.applied] != self._untouched[layout.applied]).any():
@@ -106,15 +106,15 @@ class FormulaPhysics:
         )
         return self._states
 
-    def _step_by_step(self, physics: Array, source: Array, action: Array) -> Outcome:
+    def _step_by_step(self, physics: Array, source: Array, action: Array) -> SimulatedStep:
         steps = []
         for t in range(action.shape[1]):
             physics, outcome = self.step(physics, source, action[:, t])
             steps.append(outcome)
-        return Outcome(*(np.stack(field, 1) for field in zip(*steps, strict=True)))
+        return SimulatedStep(*(np.stack(field, 1) for field in zip(*steps, strict=True)))
 
 
-def _without(outcome: Outcome, failed: Array) -> Outcome:
+def _without(outcome: SimulatedStep, failed: Array) -> SimulatedStep:
     """``outcome`` with NaN where a simulation failed."""
     if failed.any():
         outcome.obs[failed], outcome.reward[failed], outcome.terminated[failed] = np.nan, np.nan, False

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_wrappers.models.env_copies import copy_attributes, copy_env
-from mbrl_wrappers.models.mujoco_state import INTEGRATION, Layout, physics_of, quiet
-from mbrl_wrappers.models.mujoco_tasks import Outcome
+from mbrl_wrappers.models.mujoco_state import INTEGRATION, StateLayout, physics_of, quiet
+from mbrl_wrappers.models.mujoco_tasks import SimulatedStep
 from mbrl_wrappers.tasks.recipes import RECIPES
 from mbrl_wrappers.tasks.wrappers import class_name
 
@@ -39,9 +39,9 @@ _FIXED = frozenset({"model", "data", "mujoco_renderer", "spec", "metadata", "ren
 }
 
 
-def blank(rows: tuple[int, ...], obs_size: int) -> Outcome:
+def blank(rows: tuple[int, ...], obs_size: int) -> SimulatedStep:
     """Outcomes of failed steps: NaN, and no termination."""
-    return Outcome(np.full((*rows, obs_size), np.nan), np.full(rows, np.nan), np.zeros(rows, bool))
+    return SimulatedStep(np.full((*rows, obs_size), np.nan), np.full(rows, np.nan), np.zeros(rows, bool))
 
 
 class Snapshot(NamedTuple):
@@ -68,7 +68,7 @@ class ShadowPhysics:
         self._views: list[list[Array]] = [[]] * len(envs)
         for number in range(len(envs)):
             self.renew(number)
-        self.layout = Layout.of(envs[0].model)
+        self.layout = StateLayout.of(envs[0].model)
         self._constants = self._read_constants()
 
     @property
@@ -116,7 +116,7 @@ class ShadowPhysics:
             mujoco.mj_forward(shadow.model, shadow.data)
         return np.array(shadow._get_obs(), np.float64)
 
-    def roll(self, number: int, row: Snapshot, actions: Sequence[Any], obs_size: int) -> tuple[Snapshot, Outcome]:
+    def roll(self, number: int, row: Snapshot, actions: Sequence[Any], obs_size: int) -> tuple[Snapshot, SimulatedStep]:
         """The steps of one row: ``H`` environment actions to the last snapshot and the outcomes ``(H, ...)``.
 
         Steps after a termination are not taken: they repeat its observation, with reward 0. From the first step that

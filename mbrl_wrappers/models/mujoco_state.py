@@ -15,7 +15,7 @@ Array = NDArray[Any]
 INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
-class Layout(NamedTuple):
+class StateLayout(NamedTuple):
     """Where things are in a row of ``mjSTATE_INTEGRATION``, which is everything the next physics step depends on.
 
     Attributes:
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
     full: Array
 
     @classmethod
-    def of(cls, model: Any) -> Layout:
+    def of(cls, model: Any) -> StateLayout:
         """Read it from ``model``: components stand in the order of their bits."""
         bits = mujoco.mjtState
 

@@ -22,7 +22,7 @@ from mbrl_wrappers.tasks.wrappers import HIDDEN_POSITIONS, class_name
 Array = NDArray[Any]
 
 
-class Outcome(NamedTuple):
+class SimulatedStep(NamedTuple):
     """``obs (..., O)``, ``reward (...)`` and ``terminated (...)`` of steps."""
 
     obs: Array
@@ -37,7 +37,7 @@ class StepFormula(Protocol):
         """``(..., O)`` of positions ``(..., nq)`` and velocities ``(..., nv)``."""
         ...
 
-    def __call__(self, x: Array, qpos: Array, qvel: Array, action: Array) -> Outcome:
+    def __call__(self, x: Array, qpos: Array, qvel: Array, action: Array) -> SimulatedStep:
         """The step from the first coordinate ``x (...)`` to ``qpos``, ``qvel`` with ``action (..., A)``."""
         ...
 
@@ -60,7 +60,7 @@ class RunnerFormula:
         velocity = qvel if self.clip is None else np.clip(qvel, -self.clip, self.clip)
         return np.concatenate([qpos[..., self.hidden :], velocity], -1)
 
-    def __call__(self, x: Array, qpos: Array, qvel: Array, action: Array) -> Outcome:
+    def __call__(self, x: Array, qpos: Array, qvel: Array, action: Array) -> SimulatedStep:
         """See :class:`StepFormula`."""
         reward = self.forward_weight * ((qpos[..., 0] - x) / self.dt)
         terminated = np.zeros(reward.shape, bool)
@@ -72,7 +72,7 @@ class RunnerFormula:
         # The environments sum float32 actions in float32; whether the weight widens them depends on numpy's version.
         cost = np.square(action).sum(-1)
         cost = self.ctrl_weight * cost.astype(np.result_type(self.ctrl_weight * cost.dtype.type(1)))
-        return Outcome(self.obs(qpos, qvel), reward - cost, terminated)
+        return SimulatedStep(self.obs(qpos, qvel), reward - cost, terminated)
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ class PoleFormula:
         """``[qpos, qvel]``."""
         return np.concatenate([qpos, qvel], -1)
 
-    def __call__(self, x: Array, qpos: Array, qvel: Array, action: Array) -> Outcome:
+    def __call__(self, x: Array, qpos: Array, qvel: Array, action: Array) -> SimulatedStep:
         """See :class:`StepFormula`."""
         obs = self.obs(qpos, qvel)
         healthy = _judge(self.healthy, obs)
-        return Outcome(obs, healthy.astype(np.float64), ~healthy)
+        return SimulatedStep(obs, healthy.astype(np.float64), ~healthy)
 
 
 def _judge(healthy: Healthy, rows: Array) -> Array:

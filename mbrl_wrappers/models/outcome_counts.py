@@ -42,7 +42,7 @@ class OutcomeCounts(NamedTuple):
         return OutcomeCounts.of(*(np.concatenate(columns) for columns in zip(self, other, strict=True)))
 
 
-class Outcomes(NamedTuple):
+class OutcomeTable(NamedTuple):
     """What a model says of every pair, ``N`` rows sorted by pair; a pair never tried has one row.
 
     Attributes:
@@ -64,7 +64,7 @@ class Outcomes(NamedTuple):
     tried: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, counts: OutcomeCounts, num_states: int, num_actions: int, unseen_reward: float) -> Outcomes:
+    def of(cls, counts: OutcomeCounts, num_states: int, num_actions: int, unseen_reward: float) -> OutcomeTable:
         r"""Maximum-likelihood probabilities :math:`\hat p = N(s, a, s', d) / N(s, a)` and mean rewards.
 
         A pair that was never tried stays where it is and pays ``unseen_reward``.
@@ -87,7 +87,7 @@ class Outcomes(NamedTuple):
 
 
 class DrawTables(NamedTuple):
-    """:class:`Outcomes` as tensors to draw rows from: ``edge (N,)`` is the pair plus the cumulated probability."""
+    """:class:`OutcomeTable` as tensors to draw rows from: ``edge (N,)`` is the pair plus the cumulated probability."""
 
     first: Tensor
     edge: Tensor
@@ -96,7 +96,7 @@ class DrawTables(NamedTuple):
     reward: Tensor
 
     @classmethod
-    def of(cls, outcomes: Outcomes, device: th.device) -> DrawTables:
+    def of(cls, outcomes: OutcomeTable, device: th.device) -> DrawTables:
         """Tables on ``device``."""
         before = np.concatenate([[0.0], np.cumsum(outcomes.probability)])
         edge = outcomes.pair + (before[1:] - before[outcomes.first[outcomes.pair]])

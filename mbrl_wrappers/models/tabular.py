@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Generator, Tensor
 
 from mbrl_wrappers.checks import within
-from mbrl_wrappers.models.outcome_counts import DrawTables, OutcomeCounts, Outcomes
+from mbrl_wrappers.models.outcome_counts import DrawTables, OutcomeCounts, OutcomeTable
 from mbrl_wrappers.models.value_iteration import TabularMDP, TabularSolution, value_iteration
 from mbrl_wrappers.spaces import ActionCodec, AnySpace
 from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
@@ -175,9 +175,9 @@ class TabularModel:
     # --- what it knows ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def outcomes(self) -> Outcomes:
+    def outcomes(self) -> OutcomeTable:
         """Every outcome with its probability and mean reward."""
-        return Outcomes.of(self._counts, self.num_states, self.num_actions, self.unseen_reward)
+        return OutcomeTable.of(self._counts, self.num_states, self.num_actions, self.unseen_reward)
 
     def mdp(self, *, tried_only: bool = True) -> TabularMDP:
         """The decision process that the counts describe.

@@ -5,7 +5,7 @@
 * :data:`never_terminates` is the rule for tasks that end by time limit only.
 * :class:`ForwardVelocityObservation` and :class:`AngleObservation` make rewards exact and angles continuous.
 * :class:`QuadraticReward` is for planners with derivatives, where the task's own reward has none.
-* :class:`DiscretizeObservation` numbers the cells of a Box, for models and agents that keep a table.
+* :class:`TabularObservation` numbers the cells of a Box, for models and agents that keep a table.
 * :class:`MazeEnv` is a grid world; three of Sutton and Barto's are registered (:mod:`mbrl_wrappers.tasks.mazes`).
 
 The functions are frozen dataclasses registered by name (:mod:`mbrl_wrappers.storage.stored_functions`), so a model that
@@ -13,21 +13,21 @@ uses them can be saved and loaded.
 """
 
 from mbrl_wrappers.tasks.agreement import AgreementReport, Confusion, check_agreement
-from mbrl_wrappers.tasks.discretize import DiscretizeObservation
 from mbrl_wrappers.tasks.functions import TaskFunctions, task_functions
 from mbrl_wrappers.tasks.mazes import MazeEnv
 from mbrl_wrappers.tasks.quadratic import QuadraticReward
 from mbrl_wrappers.tasks.rules import never_terminates
+from mbrl_wrappers.tasks.tabular_observation import TabularObservation
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
 
 __all__ = [
     "AgreementReport",
     "AngleObservation",
     "Confusion",
-    "DiscretizeObservation",
     "ForwardVelocityObservation",
     "MazeEnv",
     "QuadraticReward",
+    "TabularObservation",
     "TaskFunctions",
     "check_agreement",
     "never_terminates",

@@ -24,7 +24,7 @@ from gymnasium.error import ResetNeeded
 from mbrl_wrappers.checks import at_least
 
 Cell = tuple[int, int]
-Outcome = tuple[float, int, float, bool]
+TableEntry = tuple[float, int, float, bool]
 
 MOVES: tuple[Cell, ...] = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Up, right, down, left, as rows and columns."""
@@ -35,7 +35,7 @@ COLOURS = {"#": (70, 70, 70), ".": (245, 245, 245), "S": (180, 205, 240), "G": (
 
 
 @dataclass(frozen=True)
-class Layout:
+class MazeMap:
     """A grid of rows and columns: ``#`` is a wall, ``S`` the start, ``G`` the goal, ``.`` free."""
 
     rows: tuple[str, ...]
@@ -63,10 +63,10 @@ class Layout:
         return row * width + column if inside and self.rows[row][column] != "#" else state
 
 
-DYNA_MAZE = Layout((".......#G", "..#....#.", "S.#....#.", "..#......", ".....#...", "........."))
-LEFT_CLOSED = Layout(("........G", ".........", ".........", "########.", ".........", "...S....."))
-RIGHT_CLOSED = Layout(("........G", ".........", ".........", ".########", ".........", "...S....."))
-BOTH_OPEN = Layout(("........G", ".........", ".........", ".#######.", ".........", "...S....."))
+DYNA_MAZE = MazeMap((".......#G", "..#....#.", "S.#....#.", "..#......", ".....#...", "........."))
+LEFT_CLOSED = MazeMap(("........G", ".........", ".........", "########.", ".........", "...S....."))
+RIGHT_CLOSED = MazeMap(("........G", ".........", ".........", ".########", ".........", "...S....."))
+BOTH_OPEN = MazeMap(("........G", ".........", ".........", ".#######.", ".........", "...S....."))
 
 
 class MazeEnv(gymnasium.Env[np.int64, np.int64]):
@@ -95,8 +95,8 @@ class MazeEnv(gymnasium.Env[np.int64, np.int64]):
 
     def __init__(
         self,
-        layout: Layout = DYNA_MAZE,
-        later: Layout | None = None,
+        layout: MazeMap = DYNA_MAZE,
+        later: MazeMap | None = None,
         change_step: int = 1,
         *,
         render_mode: str | None = None,
@@ -119,12 +119,12 @@ class MazeEnv(gymnasium.Env[np.int64, np.int64]):
         self._state: int | None = None
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> MazeMap:
         """The present world."""
         return self._worlds[self._epoch]
 
     @property
-    def P(self) -> dict[int, dict[int, list[Outcome]]]:
+    def P(self) -> dict[int, dict[int, list[TableEntry]]]:
         """The table of the present world."""
         return self._tables[self._epoch]
 
@@ -177,10 +177,10 @@ class MazeEnv(gymnasium.Env[np.int64, np.int64]):
         return cells.repeat(PIXELS, 0).repeat(PIXELS, 1)
 
 
-def _transitions(layout: Layout) -> dict[int, dict[int, list[Outcome]]]:
+def _transitions(layout: MazeMap) -> dict[int, dict[int, list[TableEntry]]]:
     goal, cells = layout.number("G"), len("".join(layout.rows))
 
-    def outcome(state: int, action: int) -> Outcome:
+    def outcome(state: int, action: int) -> TableEntry:
         if state == goal:
             return 1.0, state, 0.0, True
         following = layout.moved(state, action)

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.ranges import room
+from mbrl_wrappers.ranges import distance_to_edge
 from mbrl_wrappers.storage.stored_functions import register_function
 
 
@@ -58,7 +58,7 @@ class Healthy:
         low, high = _range_per_dimension(self, next_obs.dtype, next_obs.device)
         # Two-sided: comparing abs(obs) with one limit would be wrong for other ranges, and the often copied
         # abs(obs < limit) lets a large negative value pass. A NaN compares false.
-        distance = room(next_obs, low, high)
+        distance = distance_to_edge(next_obs, low, high)
         return distance >= 0 if self.inclusive else distance > 0
 
 

@@ -1,4 +1,4 @@
-"""What tree search reaches on small tasks with known answers: ``python scripts/experiments/mcts_results.py [TASK ...]``.
+"""What tree search reaches on small tasks: ``python scripts/experiments/mcts_results.py [TASK ...]``.
 
 Each task writes one JSON file into ``docs/results/mcts``. The optimum of FrozenLake-v1 (4 x 4, slippery, 100 steps) is
 0.744190; a search that sees the slips beforehand exceeds it, and ``frozen_lake_foreseen`` does so on purpose:

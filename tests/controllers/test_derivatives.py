@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from controllers import ILQR, PlanningProblem
-from controllers.trajectory.coordinates import Rollout, VectorProblem, open_loop
+from controllers.trajectory.coordinates import Trajectory, VectorProblem, open_loop
 from controllers.trajectory.derivatives import Expansion, choose_method, expand, nearest_positive
 from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
 from tests.controllers.scripted import Members
@@ -33,7 +33,7 @@ def task_of(problem: PlanningProblem[Any]) -> VectorProblem:
     return VectorProblem(problem, ILQR(), th.Generator().manual_seed(0))
 
 
-def expanded(problem: PlanningProblem[Any], actions: Tensor, method: Any) -> tuple[Rollout, Expansion]:
+def expanded(problem: PlanningProblem[Any], actions: Tensor, method: Any) -> tuple[Trajectory, Expansion]:
     """Along ``actions (N, H, A)``."""
     task = task_of(problem)
     trajectory = open_loop(task, actions[:, None])

@@ -279,7 +279,7 @@ def test_a_claim_of_huge_spaces_takes_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("observation", "action", "words"),
     [
-        (spaces.Box(0, 1, (2,)), spaces.Discrete(2), "DiscretizeObservation"),
+        (spaces.Box(0, 1, (2,)), spaces.Discrete(2), "TabularObservation"),
         (spaces.Discrete(2), spaces.Box(0, 1, (2,)), "SAC, TD3 or PPO"),
         (spaces.MultiDiscrete([2, 2]), spaces.Discrete(2), "gymnasium.ObservationWrapper"),
         (spaces.Discrete(2), spaces.MultiBinary(2), "gymnasium.ActionWrapper"),

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_wrappers import TabularModel
 from mbrl_wrappers.models.value_iteration import policy_value
-from mbrl_wrappers.tasks import DiscretizeObservation
+from mbrl_wrappers.tasks import TabularObservation
 from sb3_ext.agents import DynaQ, DynaQPlus, PrioritizedSweeping, TabularPolicy
 from sb3_ext.agents.tabular_agent import TabularAgent
 from tests.sb3_ext.test_tabular_planning import Chain
@@ -240,14 +240,14 @@ def test_optimism_is_an_initial_value() -> None:
 
 
 def test_a_box_behind_the_discretiser_is_welcome() -> None:
-    env = DiscretizeObservation(gymnasium.make("MountainCar-v0"), 8)
+    env = TabularObservation(gymnasium.make("MountainCar-v0"), 8)
     assert DynaQ("TabularPolicy", env, seed=0).learn(300).memory.size[1] == 300
 
 
 @pytest.mark.parametrize(
     ("observation", "action", "words"),
     [
-        (spaces.Box(0, 1, (2,)), spaces.Discrete(2), "mbrl_wrappers.tasks.DiscretizeObservation"),
+        (spaces.Box(0, 1, (2,)), spaces.Discrete(2), "mbrl_wrappers.tasks.TabularObservation"),
         (spaces.Discrete(2), spaces.Box(0, 1, (2,)), "take SAC, TD3 or PPO"),
         (spaces.MultiDiscrete([2, 2]), spaces.Discrete(2), "gymnasium.ObservationWrapper"),
         (spaces.Discrete(2), spaces.MultiDiscrete([2, 2]), "gymnasium.ActionWrapper"),

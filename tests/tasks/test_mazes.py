@@ -12,7 +12,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import mbrl_wrappers  # noqa: F401  (registers the mazes)
 from mbrl_wrappers.tasks import MazeEnv
-from mbrl_wrappers.tasks.mazes import Layout, register_mazes
+from mbrl_wrappers.tasks.mazes import MazeMap, register_mazes
 
 UP, RIGHT, DOWN, LEFT = range(4)
 IDS = ["mbrl_wrappers/DynaMaze-v0", "mbrl_wrappers/BlockingMaze-v0", "mbrl_wrappers/ShortcutMaze-v0"]
@@ -108,10 +108,10 @@ def test_the_checkers_pass(env_id: str) -> None:
 
 
 def test_pictures() -> None:
-    env = MazeEnv(Layout(("S#", ".G")), render_mode="ansi")
+    env = MazeEnv(MazeMap(("S#", ".G")), render_mode="ansi")
     env.reset()
     assert env.render() == "@#\n.G\n"
-    env = MazeEnv(Layout(("S#", ".G")), render_mode="rgb_array")
+    env = MazeEnv(MazeMap(("S#", ".G")), render_mode="rgb_array")
     env.reset()
     assert env.render().shape == (32, 32, 3)
     assert env.render()[0, 0].tolist() == [200, 60, 40]
@@ -121,9 +121,9 @@ def test_pictures() -> None:
 def test_impossible_mazes_are_refused() -> None:
     for rows in (("S.", "G"), ("SS", ".G"), ("S.",), ("S?", ".G")):
         with pytest.raises(ValueError, match="A maze has rows"):
-            Layout(rows)
+            MazeMap(rows)
     with pytest.raises(ValueError, match="same size, start and goal"):
-        MazeEnv(Layout(("SG",)), Layout(("GS",)))
+        MazeEnv(MazeMap(("SG",)), MazeMap(("GS",)))
     with pytest.raises(ValueError, match="render_mode"):
         MazeEnv(render_mode="human")
     env = MazeEnv()

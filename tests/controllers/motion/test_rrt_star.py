@@ -8,9 +8,9 @@ import torch as th
 
 from controllers import MotionProblem, RRTStar
 from controllers.motion.collision import Checker
-from controllers.motion.growth import Tree
 from controllers.motion.rrt_star import _Grower, optimal_radius
 from controllers.motion.space import Region
+from controllers.motion.tree import Tree
 from tests.controllers.motion.disc import SHORTEST, assert_is_tree, disc_problem, finely_free
 
 

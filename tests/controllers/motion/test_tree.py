@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controllers.motion.growth import Tree, steer
+from controllers.motion.tree import Tree, steer
 
 
 def test_steering_stops_after_a_step_or_at_the_target() -> None:

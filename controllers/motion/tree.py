@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controllers.motion.growing import GrowingArray, ancestry
+from controllers.motion.growing_array import GrowingArray, ancestry
 from controllers.motion.nearest import NearestPoints
 from controllers.motion.space import Points
 

@@ -10,12 +10,12 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from mbrl_wrappers.tasks import DiscretizeObservation
+from mbrl_wrappers.tasks import TabularObservation
 from tests.oracle import OracleEnv
 
 
-def mountain(**arguments: Any) -> DiscretizeObservation:
-    return DiscretizeObservation(gymnasium.make("MountainCar-v0"), **arguments)
+def mountain(**arguments: Any) -> TabularObservation:
+    return TabularObservation(gymnasium.make("MountainCar-v0"), **arguments)
 
 
 def test_cells_are_numbered_row_major() -> None:
@@ -45,9 +45,7 @@ def test_bins_by_data_hold_equally_many() -> None:
 
 
 def test_one_bin_leaves_a_dimension_out() -> None:
-    env = DiscretizeObservation(
-        gymnasium.make("CartPole-v1"), [1, 1, 6, 6], low=[-1, -1, -0.2, -2], high=[1, 1, 0.2, 2]
-    )
+    env = TabularObservation(gymnasium.make("CartPole-v1"), [1, 1, 6, 6], low=[-1, -1, -0.2, -2], high=[1, 1, 0.2, 2])
     assert env.observation_space == spaces.Discrete(36)
     assert env.cells(np.array([[-9.0, 5.0, 0.0, 0.0], [9.0, 5.0, 0.0, 0.0]])).tolist() == [21, 21]
 
@@ -66,11 +64,11 @@ def test_one_bin_leaves_a_dimension_out() -> None:
 )
 def test_what_cannot_be_cut_is_refused(make: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        DiscretizeObservation(gymnasium.make(make), **arguments)
+        TabularObservation(gymnasium.make(make), **arguments)
 
 
 def test_unbounded_and_numbered_observations_are_refused() -> None:
     with pytest.raises(ValueError, match=r"bounds \[-inf, inf\]"):
-        DiscretizeObservation(OracleEnv())
+        TabularObservation(OracleEnv())
     with pytest.raises(TypeError, match="one-dimensional float Box"):
-        DiscretizeObservation(gymnasium.make("FrozenLake-v1"))
+        TabularObservation(gymnasium.make("FrozenLake-v1"))

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controllers.motion.collision import Checker
-from controllers.motion.growth import Tree
 from controllers.motion.space import MotionProblem, Points
+from controllers.motion.tree import Tree
 
 DRAWS_PER_NODE = 20  # a planner gives up when it has drawn this many points per node it may have
 EXACT = 1e-12  # share of the diagonal within which a path ends exactly at the goal

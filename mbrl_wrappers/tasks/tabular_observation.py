@@ -19,7 +19,7 @@ from mbrl_wrappers.tabular_data import MAX_ENTRIES
 Array = NDArray[Any]
 
 
-class DiscretizeObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], RecordConstructorArgs):
+class TabularObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], RecordConstructorArgs):
     """Cuts each dimension of a Box observation into bins and numbers the cells, row-major.
 
     Bins are of equal width between ``low`` and ``high``, or hold equally many rows of ``data``. What lies outside
