@@ -31,6 +31,10 @@ class FitReport:
         coverage_50: share of holdout targets inside the elites' central 50 % intervals per dimension; calibrated
             is 0.5.
         coverage_90: the same for 90 %.
+        log_variance_spread: standard deviation over the holdout of each elite's log-variance, averaged over elites, per
+            dimension; 0 says that the head predicts one constant and tells no noisy state from a quiet one.
+        log_variance_low: lower limit of the log-variance per dimension, averaged over elites.
+        log_variance_high: upper limit.
         elites: members ranked best on the holdout, best first.
         termination_threshold: probability above which a learned termination fires; None when a function is given.
         seconds: wall time.
@@ -46,6 +50,9 @@ class FitReport:
     holdout_r2: tuple[float, ...]
     coverage_50: tuple[float, ...]
     coverage_90: tuple[float, ...]
+    log_variance_spread: tuple[float, ...]
+    log_variance_low: tuple[float, ...]
+    log_variance_high: tuple[float, ...]
     elites: tuple[int, ...]
     termination_threshold: float | None
     seconds: float

@@ -162,7 +162,8 @@ class EnsembleDynamics(GaussianEnsemble):
         noise = th.randn((size, count), generator=generator, device=self.device, dtype=mean.dtype)
         if groups > 1:
             noise = noise.index_select(1, routing.order % rows)
-        spread = self.log_variance.std(raw_log_variance)[:, :size] * self.target_normalizer.std[:size]
+        owner = routing.members_by_place(self.device) if self.log_variance.learn else None
+        spread = self.log_variance.std(raw_log_variance, owner)[:, :size] * self.target_normalizer.std[:size]
         target = self.target_normalizer.denormalize(mean)
         return Forecast(
             routing.restore(th.addcmul(target[:, :size], spread, noise.t())),

@@ -20,15 +20,15 @@ class EnsembleOptions:
     """Numbers of the ensemble that are seldom changed.
 
     Attributes:
-        log_variance_low: initial lower limit of the log-variance, in standardised target units.
-        log_variance_high: initial upper limit.
-        learn_log_variance_limits: train the two limits (PETS) or keep them fixed.
+        log_variance_low: lower limit of the log-variance, in standardised target units.
+        log_variance_high: upper limit.
+        learn_log_variance_limits: train the two limits of each member (PETS) or keep them fixed for all.
         limit_margin: predictions further outside the training data than this share of its width are not believed.
     """
 
     log_variance_low: float = -10.0
     log_variance_high: float = 0.5
-    learn_log_variance_limits: bool = True
+    learn_log_variance_limits: bool = False
     limit_margin: float = 1.0
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class GaussianEnsemble(nn.Module):
             self.target_size,
             options.log_variance_low,
             options.log_variance_high,
-            learn=options.learn_log_variance_limits,
+            learn_for=num_members if options.learn_log_variance_limits else None,
         )
         self.obs_normalizer = Normalizer(self.obs_size)
         self.target_normalizer = Normalizer(self.target_size)
@@ -152,11 +152,11 @@ class GaussianEnsemble(nn.Module):
 
     def outputs(self, inputs: Tensor) -> Outputs:
         """All members on their own inputs, ``(E, B, O + A)`` to outputs ``(E, B, ...)``."""
-        return self._split(self.net(inputs))
+        return self._split(self.net(inputs), th.arange(self.num_members, device=self.device))
 
     def elite_outputs(self, inputs: Tensor) -> Outputs:
         """Every elite on every row of ``inputs (B, O + A)``: outputs ``(num_elites, B, ...)``."""
-        return self._split(self.elite_columns(inputs))
+        return self._split(self.elite_columns(inputs), self.elites)
 
     def elite_columns(self, inputs: Tensor) -> Tensor:
         """What the networks of the elites return for ``inputs (B, O + A)``, ``(num_elites, B, columns)``."""
@@ -164,9 +164,10 @@ class GaussianEnsemble(nn.Module):
         raw = routing.restore(self.net.route(inputs.repeat(self.num_elites, 1), routing))
         return raw.reshape(self.num_elites, len(inputs), -1)
 
-    def _split(self, raw: Tensor) -> Outputs:
+    def _split(self, raw: Tensor, member: Tensor) -> Outputs:
+        """The outputs ``(M, B, ...)`` of ``member (M,)``."""
         mean, raw_log_variance, logit = self.columns(raw)
-        return Outputs(mean, self.log_variance(raw_log_variance), logit)
+        return Outputs(mean, self.log_variance(raw_log_variance, member[:, None]), logit)
 
     def columns(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the columns of a network's output are: mean, log-variance before its limits, logit."""
@@ -175,11 +176,17 @@ class GaussianEnsemble(nn.Module):
 
     # --- learning: called by the Trainer ----------------------------------------------------------------------------
 
+    def member_parameters(self) -> list[Tensor]:
+        """All that is trained, with the member axis first."""
+        return [*self.net.parameters(), *self.log_variance.parameters()]
+
     def loss(self, batch: Batch, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
         r"""The training loss of all members, ``()``.
 
         .. math:: \sum_e \frac{1}{B D}\sum_{b, d} \Big[\frac{(y - m_e)^2}{v_e} + \ln v_e\Big]
                   + \sum_e \mathrm{BCE}_e + c\,(\ell_{max} - \ell_{min})
+
+        The last term is there where the limits of the log-variance are learned.
 
         Args:
             batch: one batch per member, leading shape ``(E, B)``.

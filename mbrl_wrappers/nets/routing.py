@@ -47,6 +47,11 @@ class Routing(NamedTuple):
         segments = tuple((member, each) for member in members.tolist() if each)
         return cls(order, place, segments), members.repeat_interleave(each).index_select(0, place)
 
+    def members_by_place(self, device: th.device) -> Tensor:
+        """The member at each place, ``(P,)`` int64."""
+        members, counts = th.tensor(self.segments, dtype=th.int64, device=device).reshape(-1, 2).unbind(1)
+        return members.repeat_interleave(counts)
+
     def restore(self, outputs: Tensor) -> Tensor:
         """From what came of each place, ``(P, ...)``, to what came of each row, ``(B, ...)``."""
         # The network returns columns that are consecutive in memory.

@@ -23,6 +23,9 @@ class Quality:
     r2: tuple[float, ...]
     coverage_50: tuple[float, ...]
     coverage_90: tuple[float, ...]
+    log_variance_spread: tuple[float, ...]
+    log_variance_low: tuple[float, ...]
+    log_variance_high: tuple[float, ...]
 
 
 @th.no_grad()
@@ -39,7 +42,15 @@ def holdout_quality(model: GaussianEnsemble, holdout: Batch) -> Quality:
     def coverage(half_width: float) -> tuple[float, ...]:
         return _floats((deviation < half_width).float().mean((0, 1)))
 
-    return Quality(_floats(r2), coverage(HALF_WIDTH_50), coverage(HALF_WIDTH_90))
+    low, high = (limit.expand_as(outputs.log_variance) for limit in model.log_variance.limits(model.elites[:, None]))
+    return Quality(
+        r2=_floats(r2),
+        coverage_50=coverage(HALF_WIDTH_50),
+        coverage_90=coverage(HALF_WIDTH_90),
+        log_variance_spread=_floats(outputs.log_variance.std(1, correction=0).mean(0)),
+        log_variance_low=_floats(low.mean((0, 1))),
+        log_variance_high=_floats(high.mean((0, 1))),
+    )
 
 
 @th.no_grad()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch as th
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport
@@ -127,7 +127,7 @@ class Trainer(Generic[Ensemble]):
         holdout = data.take(split.holdout)
         members = bootstrap_rows(split.train, model.num_members, generator=self._generator, resample=config.bootstrap)
 
-        best = BestWeights(model.net, model.errors(holdout), config.min_improvement)
+        best = BestWeights(model.member_parameters(), model.errors(holdout), config.min_improvement)
         initial_error = best.errors.clone()
         epochs = steps = rows_seen = 0
         improved_epoch = improved_step = 0
@@ -158,6 +158,9 @@ class Trainer(Generic[Ensemble]):
             coverage_50=quality.coverage_50,
             coverage_90=quality.coverage_90,
             elites=tuple(model.elites.tolist()),
+            log_variance_spread=quality.log_variance_spread,
+            log_variance_low=quality.log_variance_low,
+            log_variance_high=quality.log_variance_high,
             termination_threshold=float(model.termination_threshold.sigmoid()) if model.learn_termination else None,
             seconds=time.perf_counter() - started,
         )
@@ -180,6 +183,7 @@ class Trainer(Generic[Ensemble]):
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
+        self.model.log_variance.keep_apart()
 
     def _make_optimizer(self) -> th.optim.Adam:
         layers = self.model.net.linear_layers()
@@ -196,15 +200,15 @@ class BestWeights:
     """The best weights of each member so far, kept and restored member by member.
 
     Args:
-        net: module whose parameters all have the member axis first.
+        parameters: what is trained, each with the member axis first.
         errors: holdout error of each member with the present weights, ``(E,)``.
         min_improvement: relative fall that :meth:`update` reports as an improvement.
     """
 
-    def __init__(self, net: nn.Module, errors: Tensor, min_improvement: float) -> None:
-        self._net = net
+    def __init__(self, parameters: Sequence[Tensor], errors: Tensor, min_improvement: float) -> None:
+        self._parameters = list(parameters)
         self._min_improvement = min_improvement
-        self._kept = [parameter.detach().clone() for parameter in net.parameters()]
+        self._kept = [parameter.detach().clone() for parameter in parameters]
         self.errors = errors.clone()
         self._reference = errors.clone()
 
@@ -213,7 +217,7 @@ class BestWeights:
         """Keep the weights of every member that became better; say whether any did so by enough to go on."""
         better = errors < self.errors  # a NaN is not better
         if better.any():
-            for kept, parameter in zip(self._kept, self._net.parameters(), strict=True):
+            for kept, parameter in zip(self._kept, self._parameters, strict=True):
                 kept[better] = parameter[better]
             self.errors[better] = errors[better]
         # Measured from the last error that counted, so that many small gains add up to one.
@@ -224,5 +228,5 @@ class BestWeights:
     @th.no_grad()
     def restore(self) -> None:
         """Put the kept weights back."""
-        for kept, parameter in zip(self._kept, self._net.parameters(), strict=True):
+        for kept, parameter in zip(self._kept, self._parameters, strict=True):
             parameter.copy_(kept)

@@ -29,7 +29,7 @@ from mbrl_wrappers.tasks import never_terminates
 from tests.oracle import OracleEnv, oracle_model
 
 QUICK = CEM(population=12, iterations=2, elite_ratio=0.25)
-NO_FIT = FitReport(1, 2, 3, 4, 5, (0.5,), (1.0,), (0.9,), (0.5,), (0.9,), (0,), None, 0.0)
+NO_FIT = FitReport(1, 2, 3, 4, 5, (0.5,), (1.0,), (0.9,), (0.5,), (0.9,), (1.0,), (-10.0,), (0.5,), (0,), None, 0.0)
 
 
 class EndlessOracle(OracleEnv):

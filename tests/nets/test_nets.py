@@ -108,9 +108,9 @@ def test_initial_weights_are_truncated_normal_with_the_published_spread() -> Non
 
 
 def test_log_variance_stays_between_its_limits_and_moves_them_when_learned() -> None:
-    head = BoundedLogVariance(2, low=-4.0, high=1.0)
+    head = BoundedLogVariance(2, low=-4.0, high=1.0, learn_for=2)
     raw = th.tensor([[-100.0, 100.0], [-1.0, 0.0]])
-    bounded = head(raw)
+    bounded = head(raw, th.arange(2))
     assert bounded[0].tolist() == pytest.approx([-4.0, 1.0], abs=1e-2)
     assert ((bounded >= -4.0) & (bounded <= 1.0 + 1e-2)).all()
     (bounded.sum() + 0.01 * head.penalty()).backward()
@@ -119,7 +119,7 @@ def test_log_variance_stays_between_its_limits_and_moves_them_when_learned() -> 
     assert head.high.grad is not None
     assert (head.low.grad != 0).all()
     assert (head.high.grad != 0).all()
-    assert float(head.penalty().detach()) == pytest.approx(10.0)
+    assert float(head.penalty().detach()) == pytest.approx(20.0)  # two members, two dimensions, each 5 wide
 
 
 def test_the_standard_deviation_is_that_of_the_bounded_log_variance() -> None:
@@ -131,9 +131,46 @@ def test_the_standard_deviation_is_that_of_the_bounded_log_variance() -> None:
 
 
 def test_fixed_log_variance_limits_have_no_penalty_and_no_parameters() -> None:
-    head = BoundedLogVariance(3, learn=False)
+    head = BoundedLogVariance(3)
     assert list(head.parameters()) == []
     assert float(head.penalty()) == 0.0
+
+
+def test_learned_limits_cannot_cross_however_long_the_penalty_pulls() -> None:
+    head = BoundedLogVariance(2, low=-10.0, high=0.5, learn_for=3)
+    optimizer = th.optim.Adam(head.parameters(), lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.penalty().backward()
+        optimizer.step()
+        head.keep_apart()
+    assert head.low.detach().unique().tolist() == [-5.75]  # the middle of -10 and 0.5, less half of the least width
+    assert head.high.detach().unique().tolist() == [-3.75]
+    raw = th.tensor([[-20.0, 20.0]]).expand(3, 2)
+    assert (head(raw, th.arange(3)).diff(dim=1) > 1.9).all()  # the head still tells quiet inputs from noisy ones
+    raw = raw.clone().requires_grad_()
+    head(th.full((3, 2), -4.75).requires_grad_(), th.arange(3)).sum().backward()
+    assert (head.high.grad != 0).all()
+
+
+def test_each_member_has_learned_limits_of_its_own() -> None:
+    head = BoundedLogVariance(1, low=-10.0, high=0.5, learn_for=2)
+    with th.no_grad():
+        head.high[1] = -2.0
+    member = th.tensor([1, 0, 1])
+    raw = th.full((3, 1), 50.0)
+    bounded = head(raw, member).detach().flatten().tolist()
+    assert bounded == pytest.approx([-2.0, 0.5, -2.0], abs=1e-3)
+    assert head.std(raw, member).detach().flatten().tolist() == pytest.approx(
+        [math.exp(0.5 * value) for value in bounded], rel=1e-5
+    )
+    head.keep_apart()
+    assert head.high.flatten().tolist() == [0.5, -2.0]  # far from the middle nothing is moved
+
+
+def test_learned_limits_that_begin_too_near_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"begin 2\.0 apart"):
+        BoundedLogVariance(3, low=-1.0, high=0.5, learn_for=2)
 
 
 def test_log_variance_limits_in_the_wrong_order_are_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions
+from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitReport, Trainer, Transitions
 from mbrl_wrappers.models.gaussian_ensemble import Batch
 from mbrl_wrappers.tasks import never_terminates
 from mbrl_wrappers.training.dataset import bootstrap_rows, shuffled_batches, split_holdout
@@ -85,7 +85,7 @@ def test_best_weights_are_kept_member_by_member() -> None:
     net = th.nn.Linear(1, 3, bias=False)  # weight (3, 1): three members of one number
     with th.no_grad():
         net.weight.copy_(th.tensor([[1.0], [2.0], [3.0]]))
-    best = BestWeights(net, th.tensor([1.0, 1.0, 1.0]), min_improvement=0.01)
+    best = BestWeights(list(net.parameters()), th.tensor([1.0, 1.0, 1.0]), min_improvement=0.01)
     with th.no_grad():
         net.weight.add_(10)
     assert best.update(th.tensor([0.5, 1.5, th.nan]))
@@ -206,7 +206,8 @@ def test_the_optimiser_remembers_its_moments_and_moves_every_parameter() -> None
 def test_the_limit_penalty_draws_the_limits_together() -> None:
     def width(penalty: float) -> float:
         config = FitConfig(max_epochs=20, batch_size=32, log_variance_penalty=penalty)
-        model, _ = fit(oracle_rows(400, noise=0.3), config)
+        options = EnsembleOptions(learn_log_variance_limits=True)
+        model, _ = fit(oracle_rows(400, noise=0.3), config, options=options)
         return float(model.log_variance.penalty().detach())
 
     assert width(10.0) < width(0.0) - 0.1
@@ -334,3 +335,64 @@ def test_constant_and_all_terminal_data_can_be_fitted() -> None:
 def test_numbers_out_of_range_are_refused(kwargs: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         FitConfig(**kwargs)  # type: ignore[arg-type]
+
+
+BOTH = [EnsembleOptions(), EnsembleOptions(learn_log_variance_limits=True)]
+
+
+def one_dimension(count: int, noise: float, seed: int) -> Transitions:
+    """A line that is stepped along by a tenth of the action, with noise where the observation is positive."""
+    g = th.Generator().manual_seed(seed)
+    obs, action = th.rand(count, 1, generator=g) * 2 - 1, th.rand(count, 1, generator=g) * 2 - 1
+    next_obs = obs + 0.1 * action + noise * (obs > 0) * th.randn(count, 1, generator=g)
+    never = th.zeros(count, dtype=th.bool)
+    return Transitions(obs, action, th.zeros(count), next_obs, never, never)
+
+
+@pytest.mark.parametrize("options", BOTH, ids=["fixed", "learned"])
+def test_the_variance_head_survives_many_fits(options: EnsembleOptions) -> None:
+    model = EnsembleDynamics(
+        spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        spaces.Box(-1, 1, (1,), np.float32),
+        num_members=2,
+        num_elites=2,
+        hidden=(16, 16),
+        device="cpu",
+        reward_fn=lambda obs, action, next_obs: obs[:, 0] * 0,
+        termination_fn=never_terminates,
+        options=options,
+    )
+    # Rates ten times those of a run stand for ten times its fits.
+    trainer = Trainer(model, FitConfig(max_gradient_steps=150, learning_rate=1e-2), seed=0)
+    for _ in range(12):
+        trainer.fit(one_dimension(600, 0.0, 0))
+    assert (model.log_variance.high - model.log_variance.low).min() >= 2.0 - 1e-5
+    for _ in range(8):
+        report = trainer.fit(one_dimension(1200, 0.1, 1))
+    obs = th.tensor([[-0.5], [0.5]]).repeat(1000, 1)
+    g = th.Generator().manual_seed(0)
+    with th.no_grad():
+        _, prediction = model.step(model.reset(obs, generator=g), th.zeros(2000, 1), generator=g)
+    quiet, noisy = (prediction.next_obs - obs).view(1000, 2).std(0).tolist()
+    assert noisy == pytest.approx(0.1, abs=0.02)
+    assert quiet < 0.02
+    assert report.log_variance_spread[0] > 1.0
+    assert report.log_variance_low[0] < report.log_variance_high[0]
+
+
+def test_learned_limits_are_restored_with_the_weights_of_their_member() -> None:
+    rows = oracle_rows(300, noise=0.2)
+    model = make_model(options=EnsembleOptions(learn_log_variance_limits=True))
+    Trainer(model, FitConfig(max_epochs=30, batch_size=32), seed=0).fit(rows)
+    before = [parameter.detach().clone() for parameter in model.member_parameters()]
+    report = Trainer(model, FitConfig(max_epochs=2, batch_size=32, learning_rate=1.0), seed=0).fit(rows)
+    assert report.gradient_steps > 0
+    for old, new in zip(before, model.member_parameters(), strict=True):
+        th.testing.assert_close(new, old, rtol=0, atol=0)
+
+
+def test_fixed_limits_are_the_default_and_stay() -> None:
+    _, report = fit(oracle_rows(300), FitConfig(max_epochs=2))
+    assert report.log_variance_low == pytest.approx([-10.0] * 4)
+    assert report.log_variance_high == pytest.approx([0.5] * 4)
+    assert len(report.log_variance_spread) == 4
