@@ -43,16 +43,16 @@ class Outputs(NamedTuple):
     logit: Tensor | None
 
 
-class Batch(NamedTuple):
+class Examples(NamedTuple):
     """What members learn from: ``inputs (..., O + A)``, ``targets (..., D)`` standardised, ``terminated (...,)``."""
 
     inputs: Tensor
     targets: Tensor
     terminated: Tensor
 
-    def take(self, index: Tensor) -> Batch:
+    def take(self, index: Tensor) -> Examples:
         """Rows by index of any shape, e.g. ``(E, B)`` for one batch per member."""
-        return Batch(self.inputs[index], self.targets[index], self.terminated[index])
+        return Examples(self.inputs[index], self.targets[index], self.terminated[index])
 
 
 class GaussianEnsemble(nn.Module):
@@ -135,10 +135,20 @@ class GaussianEnsemble(nn.Module):
         for name, value in limits._asdict().items():
             getattr(self, f"limit_{name}").copy_(value)
 
-    def batch(self, rows: Transitions) -> Batch:
-        """Standardised inputs and targets of ``rows``."""
-        targets = self.target_normalizer.normalize(self._raw_targets(rows))
-        return Batch(self.inputs(rows.obs, rows.action), targets, rows.terminated.float())
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the predicted dimensions, ``D`` strings."""
+        return (*(f"obs{index}" for index in range(self.obs_size)), *(["reward"] * self.learn_reward))
+
+    def examples(self, rows: Transitions) -> Examples:
+        """Standardised inputs and targets of ``rows``.
+
+        The target of a dimension that never changed in the training rows is its distance to the constant in raw units:
+        zero in those rows, and what the model misses where the holdout does change.
+        """
+        raw, scale = self._raw_targets(rows), self.target_normalizer
+        targets = th.where(scale.constant, raw - scale.mean, scale.normalize(raw))
+        return Examples(self.inputs(rows.obs, rows.action), targets, rows.terminated.float())
 
     def _raw_targets(self, rows: Transitions) -> Tensor:
         delta = rows.next_obs - rows.obs
@@ -167,6 +177,7 @@ class GaussianEnsemble(nn.Module):
     def _split(self, raw: Tensor, member: Tensor) -> Outputs:
         """The outputs ``(M, B, ...)`` of ``member (M,)``."""
         mean, raw_log_variance, logit = self.columns(raw)
+        mean = mean.masked_fill(self.target_normalizer.constant, 0)  # as in a rollout: exactly the constant
         return Outputs(mean, self.log_variance(raw_log_variance, member[:, None]), logit)
 
     def columns(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -180,7 +191,7 @@ class GaussianEnsemble(nn.Module):
         """All that is trained, with the member axis first."""
         return [*self.net.parameters(), *self.log_variance.parameters()]
 
-    def loss(self, batch: Batch, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
+    def loss(self, batch: Examples, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
         r"""The training loss of all members, ``()``.
 
         .. math:: \sum_e \frac{1}{B D}\sum_{b, d} \Big[\frac{(y - m_e)^2}{v_e} + \ln v_e\Big]
@@ -200,7 +211,7 @@ class GaussianEnsemble(nn.Module):
         return loss + log_variance_penalty * self.log_variance.penalty()
 
     @th.no_grad()
-    def errors(self, batch: Batch) -> Tensor:
+    def errors(self, batch: Examples) -> Tensor:
         r"""The selection score of each member on common rows ``(B, ...)``, shape ``(E,)``; lower is better.
 
         With :math:`e_d` the mean squared error of dimension :math:`d` in standardised units it is the mean over

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch as th
 from torch import Tensor
 
-from mbrl_wrappers.models.gaussian_ensemble import Batch, GaussianEnsemble
+from mbrl_wrappers.models.gaussian_ensemble import Examples, GaussianEnsemble
+from mbrl_wrappers.nets.normalizer import RELATIVE_FLOOR, SMALLEST
 
 # Below this share of the training rows' variance, a holdout says nothing about a dimension.
 MIN_VARIANCE = 1e-3
@@ -18,7 +20,7 @@ HALF_WIDTH_50, HALF_WIDTH_90 = 0.67449, 1.64485
 
 @dataclass(frozen=True)
 class Quality:
-    """The scale-free part of a :class:`~mbrl_wrappers.fitting.FitReport`."""
+    """The scale-free part of a :class:`~mbrl_wrappers.fitting.FitReport`, one number per dimension."""
 
     r2: tuple[float, ...]
     coverage_50: tuple[float, ...]
@@ -28,19 +30,38 @@ class Quality:
     log_variance_high: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class TerminationQuality:
+    """What a :class:`~mbrl_wrappers.fitting.FitReport` says of the termination; None throughout where it is known."""
+
+    threshold: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    base_rate: float | None = None
+    events: int | None = None
+
+
 @th.no_grad()
-def holdout_quality(model: GaussianEnsemble, holdout: Batch) -> Quality:
-    """Per-dimension R² of the elites' mean and coverage of the elites' own intervals on ``holdout (B, ...)``."""
+def holdout_quality(model: GaussianEnsemble, holdout: Examples) -> Quality:
+    """R² of the elites' mean and coverage of the elites' own intervals per dimension on ``holdout (B, ...)``.
+
+    Both are NaN for a dimension that never changed in the training rows; where the holdout does change it, R² is 0.
+    """
     outputs = model.elite_outputs(holdout.inputs)
     residual = holdout.targets - outputs.mean.mean(0)
     spread = holdout.targets - holdout.targets.mean(0)
     # A dimension that hardly varies on the holdout is measured against the training rows, whose variance is one.
     unexplained, total = residual.square().mean(0), spread.square().mean(0)
     r2 = 1 - unexplained / th.where(total > MIN_VARIANCE, total, th.ones_like(total))
+    constant = model.target_normalizer.constant
+    rounding = RELATIVE_FLOOR * model.target_normalizer.mean.abs().clamp(min=SMALLEST)
+    changed = holdout.targets.abs().amax(0) > rounding
+    r2 = th.where(constant, th.where(changed, 0.0, math.nan), r2)
     deviation = (holdout.targets - outputs.mean).abs() * th.exp(-0.5 * outputs.log_variance)
 
     def coverage(half_width: float) -> tuple[float, ...]:
-        return _floats((deviation < half_width).float().mean((0, 1)))
+        inside = (deviation < half_width).float().mean((0, 1))
+        return _floats(inside.masked_fill(constant, math.nan))
 
     low, high = (limit.expand_as(outputs.log_variance) for limit in model.log_variance.limits(model.elites[:, None]))
     return Quality(
@@ -54,17 +75,20 @@ def holdout_quality(model: GaussianEnsemble, holdout: Batch) -> Quality:
 
 
 @th.no_grad()
-def calibrate_termination(model: GaussianEnsemble, holdout: Batch, *, seen: bool) -> None:
+def calibrate_termination(model: GaussianEnsemble, holdout: Examples, *, seen: bool) -> TerminationQuality:
     """Set the threshold on the logit so that the holdout terminates as often in prediction as in truth.
 
     Args:
         model: with a learned termination; nothing happens otherwise.
         holdout: rows ``(B, ...)``. Without a termination among them the threshold is a probability of one half.
-        seen: whether any row, held out or not, terminated; before the first one the head never fires.
+        seen: whether any row, held out or not, terminated; before the first one no termination is predicted.
+
+    Returns:
+        How good the predicted terminations are at that threshold, all elites on all rows.
     """
     logit = model.elite_outputs(holdout.inputs).logit
     if logit is None:
-        return
+        return TerminationQuality()
     events = int(holdout.terminated.sum())
     if not seen:
         model.termination_threshold.fill_(th.inf)
@@ -75,6 +99,20 @@ def calibrate_termination(model: GaussianEnsemble, holdout: Batch, *, seen: bool
         ranked = logit.flatten().sort(descending=True).values
         cut = events * model.num_elites
         model.termination_threshold.copy_((ranked[cut - 1] + ranked[cut]) / 2)
+    fired = logit > model.termination_threshold  # (M, B)
+    true = holdout.terminated.expand_as(logit) > 0
+    hits = int((fired & true).sum())
+    return TerminationQuality(
+        threshold=float(model.termination_threshold.sigmoid()),
+        precision=_share(hits, int(fired.sum())),
+        recall=_share(hits, int(true.sum())),
+        base_rate=events / len(holdout.terminated),
+        events=events,
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:

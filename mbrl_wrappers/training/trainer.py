@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport
-from mbrl_wrappers.models.gaussian_ensemble import Batch, GaussianEnsemble
+from mbrl_wrappers.models.gaussian_ensemble import Examples, GaussianEnsemble
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
 from mbrl_wrappers.training.dataset import bootstrap_rows, check_transitions, shuffled_batches, split_holdout
 from mbrl_wrappers.training.report import calibrate_termination, holdout_quality
@@ -123,7 +123,7 @@ class Trainer(Generic[Ensemble]):
         ids = th.arange(rows.num_rows) if row_ids is None else row_ids
         split = split_holdout(ids, config.holdout_ratio, config.max_holdout, seed=self._split_seed)
         model.set_statistics(Transitions(*(column[split.train] for column in rows)))
-        data = model.batch(rows)
+        data = model.examples(rows)
         holdout = data.take(split.holdout)
         members = bootstrap_rows(split.train, model.num_members, generator=self._generator, resample=config.bootstrap)
 
@@ -144,7 +144,7 @@ class Trainer(Generic[Ensemble]):
         best.restore()
         errors = model.errors(holdout)
         model.elites.copy_(errors.argsort(stable=True)[: model.num_elites])
-        calibrate_termination(model, holdout, seen=bool(rows.terminated.any()))
+        termination = calibrate_termination(model, holdout, seen=bool(rows.terminated.any()))
         quality = holdout_quality(model, holdout)
         return FitReport(
             epochs=epochs,
@@ -154,6 +154,7 @@ class Trainer(Generic[Ensemble]):
             holdout_rows=len(split.holdout),
             holdout_error=tuple(errors.tolist()),
             initial_error=tuple(initial_error.tolist()),
+            dimensions=model.dimensions,
             holdout_r2=quality.r2,
             coverage_50=quality.coverage_50,
             coverage_90=quality.coverage_90,
@@ -161,11 +162,15 @@ class Trainer(Generic[Ensemble]):
             log_variance_spread=quality.log_variance_spread,
             log_variance_low=quality.log_variance_low,
             log_variance_high=quality.log_variance_high,
-            termination_threshold=float(model.termination_threshold.sigmoid()) if model.learn_termination else None,
+            termination_threshold=termination.threshold,
+            termination_precision=termination.precision,
+            termination_recall=termination.recall,
+            termination_base_rate=termination.base_rate,
+            termination_events=termination.events,
             seconds=time.perf_counter() - started,
         )
 
-    def run_epoch(self, data: Batch, members: Tensor, *, max_steps: int = sys.maxsize) -> tuple[int, int]:
+    def run_epoch(self, data: Examples, members: Tensor, *, max_steps: int = sys.maxsize) -> tuple[int, int]:
         """One pass over each member's rows ``(E, n)`` of ``data``; returns gradient steps and rows seen."""
         steps = rows = 0
         for index in shuffled_batches(members, self.config.batch_size, generator=self._generator):
@@ -175,7 +180,7 @@ class Trainer(Generic[Ensemble]):
                 break
         return steps, rows
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Examples) -> None:
         config = self.config
         loss = self.model.loss(batch, beta=config.nll_beta, log_variance_penalty=config.log_variance_penalty)
         if not loss.isfinite():

@@ -120,6 +120,6 @@ def training() -> tuple[Callable[[], object], float]:
         th.zeros(len(obs), dtype=th.bool),
     )
     model.set_statistics(rows)
-    data = model.batch(rows)
+    data = model.examples(rows)
     members = th.arange(len(obs)).expand(model.num_members, len(obs))
     return lambda: trainer.run_epoch(data, members), 3 * forward_flops(model) * model.num_members * len(obs)

@@ -29,7 +29,29 @@ from mbrl_wrappers.tasks import never_terminates
 from tests.oracle import OracleEnv, oracle_model
 
 QUICK = CEM(population=12, iterations=2, elite_ratio=0.25)
-NO_FIT = FitReport(1, 2, 3, 4, 5, (0.5,), (1.0,), (0.9,), (0.5,), (0.9,), (1.0,), (-10.0,), (0.5,), (0,), None, 0.0)
+NO_FIT = FitReport(
+    epochs=1,
+    gradient_steps=2,
+    rows_seen=3,
+    train_rows=4,
+    holdout_rows=5,
+    holdout_error=(0.5,),
+    initial_error=(1.0,),
+    dimensions=("obs0",),
+    holdout_r2=(0.9,),
+    coverage_50=(0.5,),
+    coverage_90=(0.9,),
+    log_variance_spread=(1.0,),
+    log_variance_low=(-10.0,),
+    log_variance_high=(0.5,),
+    elites=(0,),
+    termination_threshold=None,
+    termination_precision=None,
+    termination_recall=None,
+    termination_base_rate=None,
+    termination_events=None,
+    seconds=0.0,
+)
 
 
 class EndlessOracle(OracleEnv):

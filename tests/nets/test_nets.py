@@ -195,11 +195,19 @@ def test_beta_weights_the_likelihood_and_balances_the_gradient_of_the_mean() -> 
     th.testing.assert_close(gradient, th.full((3,), -2.0))  # least squares: no dimension counts more
 
 
-def test_normalizer_takes_population_statistics_and_floors_constant_dimensions() -> None:
+def test_normalizer_takes_population_statistics_and_keeps_constant_dimensions_constant() -> None:
     normalizer = Normalizer(3)
     normalizer.set_statistics(th.tensor([[1.0, 5.0, 1e6], [3.0, 5.0, 1e6 + 0.06]]))
     assert normalizer.mean.tolist() == pytest.approx([2.0, 5.0, 1e6])
-    assert normalizer.std.tolist() == [1.0, 1.0, 1.0]  # the spread of 1; a constant; float32 noise on a large number
-    x = th.tensor([[0.0, 7.0, 1e6]])
-    th.testing.assert_close(normalizer.denormalize(normalizer.normalize(x)), x)
-    assert normalizer.normalize(x)[0, :2].tolist() == pytest.approx([-2.0, 2.0])
+    assert normalizer.std.tolist() == [1.0, 0.0, 0.0]  # the spread of 1; a constant; float32 noise on a large number
+    x = th.tensor([[0.0, 7.0, 2e6]])
+    assert normalizer.normalize(x).tolist() == [[-2.0, 0.0, 0.0]]
+    assert normalizer.denormalize(th.tensor([[-2.0, 9.0, -3.0]]))[0, :2].tolist() == [0.0, 5.0]
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-3, 1.0, 1e9])
+def test_statistics_do_not_depend_on_the_unit(unit: float) -> None:
+    normalizer = Normalizer(2)
+    normalizer.set_statistics(unit * th.tensor([[1.0, 0.1], [3.0, 0.1]]))
+    assert (normalizer.std / unit).tolist() == pytest.approx([1.0, 0.0])
+    th.testing.assert_close(normalizer.normalize(unit * th.tensor([[0.0, 7.0]])), th.tensor([[-2.0, 0.0]]))

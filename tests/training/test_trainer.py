@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitReport, Trainer, Transitions
-from mbrl_wrappers.models.gaussian_ensemble import Batch
+from mbrl_wrappers.models.gaussian_ensemble import Examples
 from mbrl_wrappers.tasks import never_terminates
 from mbrl_wrappers.training.dataset import bootstrap_rows, shuffled_batches, split_holdout
 from mbrl_wrappers.training.trainer import BestWeights
@@ -175,14 +175,14 @@ def test_a_fit_stops_when_nothing_improves() -> None:
 
 def test_each_member_sees_its_own_bootstrap_throughout_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[list[int]]] = []
-    original = Batch.take
+    original = Examples.take
 
-    def take(self: Batch, index: th.Tensor) -> Batch:
+    def take(self: Examples, index: th.Tensor) -> Batch:
         if index.ndim == 2:
             seen.append(index.tolist())
         return original(self, index)
 
-    monkeypatch.setattr(Batch, "take", take)
+    monkeypatch.setattr(Examples, "take", take)
     fit(oracle_rows(100), FitConfig(max_epochs=3, batch_size=1000))
     epochs = [[sorted(member) for member in epoch] for epoch in seen]
     assert len(epochs) == 3
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_leaves_model_and_optimiser_as_they_were(monke
     original = EnsembleDynamics.loss
     calls = []
 
-    def loss(self: EnsembleDynamics, batch: Batch, **kwargs: float) -> th.Tensor:
+    def loss(self: EnsembleDynamics, batch: Examples, **kwargs: float) -> th.Tensor:
         calls.append(1)
         return original(self, batch, **kwargs) * (th.nan if len(calls) == 1 else 1.0)
 
@@ -244,7 +244,7 @@ def test_one_unpredictable_dimension_does_not_decide_the_score() -> None:
         model.net.linear_layers()[-1].bias[0, 0] = 0.5  # member 0 is off in dimension 0, member 1 is right there
     targets = th.zeros(4, 3)
     targets[0, 2] = 1000.0  # a spike that nobody predicts
-    errors = model.errors(Batch(th.zeros(4, 5), targets, th.zeros(4)))
+    errors = model.errors(Examples(th.zeros(4, 5), targets, th.zeros(4)))
     assert errors.tolist() == pytest.approx([(0.25 / 1.25 + 1.0) / 3, 1.0 / 3], rel=1e-4)
 
 
