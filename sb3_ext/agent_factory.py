@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 AgentFactory = Callable[[VecEnv], OnPolicyAlgorithm]
 """``factory(env) -> agent``: builds the agent on the model environment it is handed, and keeps it for life."""
@@ -27,7 +28,8 @@ def build_agent(
 
     Raises:
         TypeError: if it is not on-policy, is recurrent, or was built already.
-        ValueError: if a schedule changes, or the agent was built on another environment.
+        ValueError: if a schedule changes, or the agent was built on another environment or in wrappers that the real
+            environment does not have.
     """
     _check_buildable(agent)
     if isinstance(agent, type):
@@ -49,6 +51,7 @@ def build_agent(
         raise ValueError(
             "The agent factory must build the agent on the environment it is handed: factory(env) -> agent."
         )
+    _check_wrappers(inner)
     for name in ("lr_schedule", "clip_range", "clip_range_vf"):
         schedule = getattr(built, name, None)
         if callable(schedule) and schedule(1.0) != schedule(0.5):
@@ -57,6 +60,23 @@ def build_agent(
                 "use a constant."
             )
     return built
+
+
+def _check_wrappers(env: VecEnv) -> None:
+    """Raise a ``ValueError`` for wrappers that show the agent another task than its steps in the real environment."""
+    wrappers: list[VecEnvWrapper] = []
+    while isinstance(env, VecEnvWrapper):
+        wrappers.append(env)
+        env = env.venv
+    for wrapper in wrappers:
+        if type(wrapper) not in (VecMonitor, VecNormalize):
+            raise ValueError(
+                f"The agent factory put {type(wrapper).__name__} around the model, and only VecMonitor and "
+                "VecNormalize are carried over to the real environment: there the agent would see, or do, something "
+                "else. Wrap the real environment instead (a gymnasium.Wrapper), before the model is made for it."
+            )
+    if sum(isinstance(wrapper, VecNormalize) for wrapper in wrappers) > 1:
+        raise ValueError("The agent factory put two VecNormalize around the model: leave one of them out.")
 
 
 def _check_buildable(agent: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.seeding import draw_seed, fenced_global_streams, spawn_seeds, torch_generator
+from mbrl_wrappers.spaces import in_dtype_of
 
 GymEnv = gymnasium.Env[Any, Any]
 STATS_WINDOW = 100
@@ -64,7 +66,8 @@ class RealLoop:
             if not random:
                 self._renew_exploration(step)
             action = self.env.action_space.sample() if random else self._explore(self._obs)
-            obs, reward, terminated, truncated, info = self.env.step(action)
+            # A copy: some environments scale or clip the action in place, and what was asked for is stored.
+            obs, reward, terminated, truncated, info = self.env.step(copy.copy(action))
             over = terminated or truncated
             self.store.add(self._obs, action, reward, obs, terminated, truncated)
             self._running = Episode(self._running.total + float(reward), self._running.length + 1)
@@ -128,7 +131,7 @@ class RealLoop:
         normalizer: Any = self.agent.get_vec_normalize_env()
         shown = obs if normalizer is None else normalizer.normalize_obs(obs)
         action, _ = self.agent.predict(shown, deterministic=deterministic)
-        return np.asarray(action, self.env.action_space.dtype)[()]  # a Discrete action is a number
+        return in_dtype_of(self.env.action_space, action)[()]  # a Discrete action is a number
 
 
 class RealStatistics:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
@@ -16,6 +17,16 @@ from mbrl_wrappers.envs.branches import Branches
 from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
 from mbrl_wrappers.types import DynamicsModel, Limits
+
+
+def check_counts_from_zero(space: spaces.Space[Any]) -> None:
+    """Raise a ``ValueError`` for a Discrete space with another first action than 0, which SB3's agents ignore."""
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise ValueError(
+            f"The actions of {space} begin at {space.start}, and Stable-Baselines3's agents count from 0: each of "
+            f"their actions would be taken for another one. Wrap the environment before a model is made for it: "
+            f"gymnasium.wrappers.TransformAction(env, lambda action: action + {space.start}, Discrete({space.n}))."
+        )
 
 
 class BranchRow:
@@ -77,7 +88,7 @@ class ModelVecEnv(ImaginedEnv, VecEnv):
 
     Raises:
         TypeError: as for :class:`mbrl_wrappers.envs.ModelEnv`.
-        ValueError: as there.
+        ValueError: as there, and for Discrete actions that do not count from 0, as the actions of SB3's agents do.
     """
 
     def __init__(
@@ -90,6 +101,7 @@ class ModelVecEnv(ImaginedEnv, VecEnv):
         limits: Limits | None = None,
     ) -> None:
         self._imagine(model, starts, num_envs, horizon, limits)
+        check_counts_from_zero(self._branches.action_space)
         # The base class asks the rows for their render mode.
         self._rows = [BranchRow(self._branches, index) for index in range(self._branches.num_rows)]
         super().__init__(len(self._rows), self._branches.observation_space, self._branches.action_space)

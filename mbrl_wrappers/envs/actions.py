@@ -1,4 +1,4 @@
-"""The gate through which environment actions reach a model."""
+"""Environment actions on their way to a model: checked, clipped, scaled."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space
+from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, in_dtype_of
 
 
 class ActionGate:
     """Checks environment actions and turns them into model actions.
 
-    A simulator given NaN may reset itself without a word, and a learned model extrapolates outside the bounds, so
-    the first is refused and the second is clipped, with one warning per environment.
+    Actions that are not finite are refused, since a simulator given NaN may reset itself without a word. Actions
+    outside the bounds are clipped, with one warning per environment, since a learned model extrapolates there. Actions
+    of a Box of integers are rounded to the nearest.
 
     Args:
         action_space: Box or Discrete.
@@ -38,14 +39,15 @@ class ActionGate:
         if array.shape != wanted:
             raise ValueError(f"Expected actions of shape {wanted} for the action space {space}, got {array.shape}.")
         if isinstance(space, spaces.Discrete):
-            first, count = int(space.start), int(space.n)
-            if not np.issubdtype(array.dtype, np.integer) or (array < first).any() or (array >= first + count).any():
-                raise ValueError(f"Expected integer actions in [{first}, {first + count - 1}], got {array}.")
+            first, last = int(space.start), int(space.start + space.n - 1)
+            if not np.issubdtype(array.dtype, np.integer) or (array < first).any() or (array > last).any():
+                raise ValueError(f"Expected integer actions in [{first}, {last}], got {array}.")
             return self.codec.from_env(array)
         if not np.isfinite(array).all():
             raise ValueError(f"The actions are not finite: {array}.")
-        clipped = np.clip(array, space.low, space.high)
-        if not self._warned and np.abs(array - clipped).max() > 1e-5:
+        clipped = in_dtype_of(space, array)
+        low, high = space.low.astype(np.float64) - 1e-5, space.high.astype(np.float64) + 1e-5
+        if not self._warned and ((array < low) | (array > high)).any():
             self._warned = True
             warnings.warn(f"Actions outside the bounds of {space} are clipped.", stacklevel=3)
         return self.codec.from_env(clipped)

@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from mbrl_wrappers.envs import ModelEnv
-from mbrl_wrappers.models.function import FunctionState
+from mbrl_wrappers.models.function import FunctionModel, FunctionState
 from mbrl_wrappers.types import Limits, Prediction
 from tests.envs.paths import Deck, counting_model
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
@@ -185,6 +185,29 @@ def test_actions_out_of_bounds_are_clipped_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert env.step(np.array([-9.0]))[1] == 8
+
+
+@pytest.mark.parametrize(("action", "executed"), [(246, 246), (2.6, 3), (-0.4, 0), (255.4, 255)])
+def test_actions_of_an_integer_box_are_rounded(action, executed) -> None:
+    """Scaled to [-1, 1] and back in float32, 246 becomes 245.99998."""
+
+    def step(obs: th.Tensor, action: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        return obs, action[:, 0], action[:, 0] > 1e9
+
+    model = FunctionModel(spaces.Box(-np.inf, np.inf, (1,)), spaces.Box(0, 255, (1,), np.uint8), step)
+    env = ModelEnv(model, np.zeros((1, 1)), horizon=9)
+    env.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert env.step(np.array([action]))[1] == executed
+
+
+def test_flags_are_actions() -> None:
+    model = Echo()
+    model.action_space = spaces.Box(0, 1, (1,), np.bool_)
+    env = ModelEnv(model, np.zeros((1, 1)), horizon=9)
+    env.reset()
+    assert [env.step(np.array([flag]))[1] for flag in (False, True)] == [-1, 1]
 
 
 class Echo:

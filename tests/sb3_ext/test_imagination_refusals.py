@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from mbrl_wrappers.envs import ModelEnv
 from mbrl_wrappers.training import Trainer
@@ -107,3 +108,51 @@ def test_recurrent_agents_are_refused() -> None:
             config=SMALL,
             dynamics=oracle_model(env),
         )
+
+
+class TimesHundred(VecEnvWrapper):
+    """Shows other observations than the environment inside."""
+
+    def reset(self):
+        return 100 * self.venv.reset()
+
+    def step_wait(self):
+        obs, *rest = self.venv.step_wait()
+        return 100 * obs, *rest
+
+
+class Renamed(VecMonitor):
+    """Could override anything."""
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        TimesHundred,
+        Renamed,
+        lambda env: VecFrameStack(env, 2),
+        lambda env: VecNormalize(TimesHundred(env)),
+        lambda env: TimesHundred(VecNormalize(env)),
+    ],
+)
+def test_wrappers_that_the_real_environment_lacks_are_refused(wrap) -> None:
+    env = real_env()
+    with pytest.raises(ValueError, match="around the model, and only VecMonitor and VecNormalize"):
+        learn_in_imagination(lambda e: small_ppo(wrap(e)), env, 40, config=SMALL, dynamics=oracle_model(env))
+
+
+def test_normalising_twice_is_refused() -> None:
+    env = real_env()
+    with pytest.raises(ValueError, match="two VecNormalize"):
+        learn_in_imagination(
+            lambda e: small_ppo(VecNormalize(VecNormalize(e))), env, 40, config=SMALL, dynamics=oracle_model(env)
+        )
+
+
+@pytest.mark.parametrize("start", [1, -2])
+def test_discrete_actions_that_do_not_count_from_zero_are_refused(start) -> None:
+    env = real_env(lambda: DiscreteOracleEnv(start=start))
+    with pytest.raises(ValueError, match=f"begin at {start}, .*TransformAction"):
+        learn_in_imagination(small_ppo, env, 40, config=SMALL, dynamics=oracle_model(env))
+    shifted = gymnasium.wrappers.TransformAction(env, lambda action: action + start, gymnasium.spaces.Discrete(3))
+    learn_in_imagination(small_ppo, shifted, 40, config=SMALL, dynamics=oracle_model(shifted))

@@ -9,9 +9,10 @@ import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from mbrl_wrappers.models import FunctionModel
 from mbrl_wrappers.types import Transitions
 from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
-from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
+from tests.oracle import HIGH, LOW, DiscreteOracleEnv, OracleEnv, oracle_model, oracle_step
 from tests.sb3_ext.imagination_runs import NET, SMALL, real_env, small_ppo
 
 
@@ -39,6 +40,99 @@ def test_an_environment_may_reuse_its_array() -> None:
 
     for one, other in zip(rows(OneArray), rows(lambda env: env), strict=True):
         assert th.equal(one, other)
+
+
+class WritesItsAction(gymnasium.Wrapper):
+    """Scales and clips the action in the array it was given, as some environments do."""
+
+    def step(self, action):
+        action *= 3.0
+        np.clip(action, LOW, HIGH, out=action)
+        return self.env.step(action)
+
+
+def test_an_environment_may_write_into_its_action() -> None:
+    env = WritesItsAction(real_env())
+    result = learn_in_imagination(small_ppo, env, 80, config=SMALL, dynamics=oracle_model(env))
+    rows, codec = result.store.transitions(), result.store.codec
+    # What was stored is what was asked for: three times of that, clipped, leads from one observation to the next.
+    applied = (3 * codec.decode(rows.action)).clamp(th.as_tensor(LOW), th.as_tensor(HIGH))
+    expected, _, _ = oracle_step(rows.obs, applied)
+    np.testing.assert_allclose(rows.next_obs, expected, atol=1e-5)
+    assert not rows.last.all()
+
+
+class Strict(gymnasium.Wrapper):
+    """Ends its own episodes, one way or the other, and refuses to be stepped past the end."""
+
+    def __init__(self, env) -> None:
+        super().__init__(env)
+        self.left, self.ends = 0, []
+
+    def reset(self, **kwargs):
+        self.left = 15
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        assert self.left > 0, "stepped past the end"
+        obs, reward, terminated, _, info = self.env.step(action)
+        self.left = 0 if terminated else self.left - 1
+        self.ends.append(bool(terminated))
+        return obs, reward, np.bool_(terminated), np.bool_(self.left == 0), info
+
+
+def test_no_environment_is_stepped_past_its_own_end() -> None:
+    env, judge = Strict(OracleEnv()), Strict(OracleEnv())
+    result = learn_in_imagination(small_ppo, env, 100, config=SMALL, dynamics=oracle_model(env), eval_env=judge)
+    assert result.log[-1].eval_return is not None
+    assert len(judge.ends) > 5
+
+
+def test_a_failure_is_stored_as_one_and_a_time_limit_is_not() -> None:
+    env = Strict(OracleEnv())
+    result = learn_in_imagination(small_ppo, env, 150, config=SMALL, dynamics=oracle_model(env), seed=1)
+    rows = result.store.transitions()
+    assert rows.terminated.tolist() == env.ends
+    assert rows.last.sum() > rows.terminated.sum() > 0
+
+
+class Presses(gymnasium.Env):
+    """Buttons numbered by an integer Box; remembers what it was given."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gymnasium.spaces.Box(-5, 5, (1,), np.int64)
+
+    def __init__(self) -> None:
+        self.given: list[np.ndarray] = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.given.append(action.copy())
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+def test_an_agents_action_is_rounded_and_not_truncated() -> None:
+    def step(obs, action):
+        return obs, action[:, 0], th.zeros(len(obs), dtype=th.bool)
+
+    env, wanted = Presses(), []
+
+    def factory(model_env) -> PPO:
+        agent = small_ppo(model_env)
+        original = agent.predict
+        agent.predict = lambda obs, **kwargs: wanted.append(original(obs, **kwargs)) or wanted[-1]
+        return agent
+
+    model = FunctionModel(env.observation_space, env.action_space, step)
+    result = learn_in_imagination(factory, env, 80, config=SMALL, dynamics=model)
+    own = np.array(env.given)[40:]
+    np.testing.assert_array_equal(own, np.rint([action for action, _ in wanted]))
+    assert (own != np.trunc([action for action, _ in wanted])).any()
+    stored = result.store.codec.to_env(result.store.transitions().action)
+    np.testing.assert_array_equal(stored, env.given)
 
 
 class Recorder(gymnasium.Wrapper):
