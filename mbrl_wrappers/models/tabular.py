@@ -19,7 +19,7 @@ from mbrl_wrappers.models.value_iteration import TabularMDP, TabularSolution, va
 from mbrl_wrappers.spaces import ActionCodec, AnySpace
 from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
 from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
-from mbrl_wrappers.tabular_data import TabularTransitions, check_tabular_spaces
+from mbrl_wrappers.tabular_data import TabularTransitions, check_tabular_spaces, table_of_transitions, table_rows
 from mbrl_wrappers.types import Prediction, Transitions
 
 Form = Literal["sampled", "expected"]
@@ -80,12 +80,11 @@ class TabularModel:
         unseen_reward: float = 0.0,
         device: str | th.device = "cpu",
     ) -> None:
-        self.state_space, discrete = check_tabular_spaces(observation_space, action_space, "TabularModel")
+        self.state_space, self.action_space = check_tabular_spaces(observation_space, action_space, "TabularModel")
         if form not in get_args(Form):
             raise ValueError(f"form must be one of {get_args(Form)}, got {form!r}.")
-        self.num_states, self.num_actions = int(self.state_space.n), int(discrete.n)
-        self.action_space: AnySpace = action_space
-        self.codec = ActionCodec(discrete)
+        self.num_states, self.num_actions = int(self.state_space.n), int(self.action_space.n)
+        self.codec = ActionCodec(self.action_space)
         self.observation_space = spaces.Box(0.0, 1.0, (self.num_states,), np.float32)
         self.form: Form = form
         self.unseen_reward = within("unseen_reward", unseen_reward, -np.inf)
@@ -102,20 +101,14 @@ class TabularModel:
 
         Raises:
             TypeError: if the environment has no such table.
+            ValueError: if the table does not fit the spaces, or its probabilities do not sum to 1.
         """
         table = getattr(env.unwrapped, "P", None)
         if table is None:
             raise TypeError(f"{env.unwrapped} has no table P of its transitions: count them with TabularModel.fit().")
         model = cls(env.observation_space, env.action_space, **arguments)
-        rows = [
-            (state, action, reward, following, done, probability)
-            for state in range(model.num_states)
-            for action in range(model.num_actions)
-            for probability, following, reward, done in table[state][action]
-            if probability > 0
-        ]
-        *columns, weight = (np.asarray(column) for column in zip(*rows, strict=True))
-        model._add(TabularTransitions.of(*columns), weight.astype(np.float64))
+        rows, weight = table_of_transitions(table, model.state_space, model.action_space)
+        model._add(rows, weight)
         return model
 
     # --- counting ---------------------------------------------------------------------------------------------------
@@ -140,37 +133,39 @@ class TabularModel:
         Returns:
             This model.
         """
-        if isinstance(data, Transitions):
-            state, following = (self.decode(obs).cpu().numpy() for obs in (data.obs, data.next_obs))
-            action = self.codec.decode(data.action).cpu().numpy()
-            data = TabularTransitions.of(
-                state, action, data.reward.cpu().numpy(), following, data.terminated.cpu().numpy()
-            )
-        self._counts = OutcomeCounts.empty()
-        self.add(*data)
+        rows = self._numbered(data) if isinstance(data, Transitions) else TabularTransitions.of(*data)
+        self._add(rows, np.ones(len(rows.state)), OutcomeCounts.empty())
         return self
 
-    def _add(self, rows: TabularTransitions, weight: NDArray[np.float64]) -> None:
-        state, following = rows.state - int(self.state_space.start), rows.next_state - int(self.state_space.start)
-        action = rows.action - self._first_action
-        for name, index, count in (
-            ("state", state, self.num_states),
-            ("next_state", following, self.num_states),
-            ("action", action, self.num_actions),
+    def _numbered(self, data: Transitions) -> TabularTransitions:
+        """One-hot rows as numbered ones."""
+        for name, column, size in (
+            ("obs", data.obs, self.num_states),
+            ("next_obs", data.next_obs, self.num_states),
+            ("action", data.action, self.num_actions),
         ):
-            if ((index < 0) | (index >= count)).any():
-                raise ValueError(f"A {name} lies outside of its space of {count} values.")
+            one_hot = column.ndim == 2 and column.shape[1] == size
+            if not one_hot or not bool((((column == 0) | (column == 1)).all(1) & (column.sum(1) == 1)).all()):
+                raise ValueError(f"{name} must hold one-hot rows (B, {size}), got rows of shape {tuple(column.shape)}.")
+        state, following = (self.decode(obs).cpu().numpy() for obs in (data.obs, data.next_obs))
+        action, reward, terminated = self.codec.decode(data.action), data.reward, data.terminated
+        return TabularTransitions.of(
+            state, action.cpu().numpy(), reward.cpu().numpy(), following, terminated.cpu().numpy()
+        )
+
+    def _add(self, rows: TabularTransitions, weight: NDArray[np.float64], known: OutcomeCounts | None = None) -> None:
+        """Count ``rows`` on top of ``known``, which is what was counted so far unless it is given."""
+        state = table_rows(rows.state, self.state_space, "state")
+        following = table_rows(rows.next_state, self.state_space, "next_state")
+        action = table_rows(rows.action, self.action_space, "action")
         key = ((state * self.num_actions + action) * self.num_states + following) * 2 + rows.terminated
-        self._use(self._counts.merged(OutcomeCounts.of(key, weight, weight * rows.reward)))
+        counted = self._counts if known is None else known
+        self._use(counted.merged(OutcomeCounts.of(key, weight, weight * rows.reward)))
 
     def _use(self, counts: OutcomeCounts) -> None:
         self._counts = counts
         for name in ("outcomes", "_tables", "_expected"):
             self.__dict__.pop(name, None)
-
-    @property
-    def _first_action(self) -> int:
-        return int(getattr(self.action_space, "start", 0))
 
     # --- what it knows ----------------------------------------------------------------------------------------------
 
@@ -192,7 +187,7 @@ class TabularModel:
         paid = np.bincount(known.pair, known.probability * known.reward, shape[0]).astype(np.float64)
         reward = paid.reshape(-1, self.num_actions)
         allowed = known.tried.reshape(reward.shape) | (not tried_only)
-        return TabularMDP(transition, reward, allowed, int(self.state_space.start), self._first_action)
+        return TabularMDP(transition, reward, allowed, int(self.state_space.start), int(self.action_space.start))
 
     def value_iteration(
         self, gamma: float = 0.99, *, tolerance: float = 1e-10, max_iterations: int = 100_000, tried_only: bool = True
@@ -207,19 +202,28 @@ class TabularModel:
         """One-hot observations ``(B, S)`` of numbered states ``(B,)``.
 
         Raises:
-            ValueError: for a number that is no state's.
+            ValueError: for a number that is no state's, or an array of another shape.
         """
-        index = th.as_tensor(np.asarray(state), device=self.device).reshape(-1).long() - int(self.state_space.start)
-        if ((index < 0) | (index >= self.num_states)).any():
-            raise ValueError(f"{state!r} holds a number that is no state of {self.state_space}.")
-        return th.nn.functional.one_hot(index, self.num_states).float()
+        index = np.atleast_1d(table_rows(state, self.state_space, "state"))
+        if index.ndim > 1:
+            raise ValueError(f"Give one state or a row of them (B,), got an array of shape {index.shape}.")
+        return self._one_hot(th.as_tensor(index, device=self.device))
 
     def decode(self, obs: Tensor) -> Tensor:
         """The numbers ``(B,)`` int64 of one-hot observations ``(B, S)``, or of the most probable states."""
         return obs.argmax(-1) + int(self.state_space.start)
 
     def reset(self, obs: Tensor, *, generator: Generator) -> TabularState:
-        """Start one trajectory per row of ``obs (B, S)``; the sampled form starts at its most probable state."""
+        """Start one trajectory per row of ``obs (B, S)``; the sampled form starts at its most probable state.
+
+        Raises:
+            ValueError: for rows of another width.
+        """
+        if obs.ndim != 2 or obs.shape[1] != self.num_states:
+            raise ValueError(
+                f"TabularModel starts from one-hot rows (B, {self.num_states}), got shape {tuple(obs.shape)}: "
+                "make them of the states' numbers with encode()."
+            )
         obs = obs.to(self.device)
         return TabularState(obs.float() if self.form == "expected" else self._one_hot(obs.argmax(-1)))
 

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.tabular_data import table_rows
+
+ROUNDING = 1e-6
+"""By how much the probabilities of a pair may sum to more than 1."""
 
 
 class TabularMDP(NamedTuple):
@@ -28,6 +33,22 @@ class TabularMDP(NamedTuple):
     allowed: NDArray[np.bool_]
     first_state: int = 0
     first_action: int = 0
+
+    def check(self) -> None:
+        """Raise a ``ValueError`` unless shapes agree, rewards are finite and probabilities sum to at most 1."""
+        shape = (self.reward.size, len(self.reward))
+        if self.transition.shape != shape or self.allowed.shape != self.reward.shape:
+            raise ValueError(
+                f"Rewards of shape {self.reward.shape} need transitions of shape {shape} and a mask of that shape, "
+                f"got {self.transition.shape} and {self.allowed.shape}."
+            )
+        unpaid = np.argwhere(~np.isfinite(self.reward))
+        if len(unpaid):
+            state, action = unpaid[0]
+            raise ValueError(f"reward[{state}, {action}] is {self.reward[state, action]}: rewards must be finite.")
+        total = self.transition.sum(1)
+        if not (total <= 1 + ROUNDING).all() or not (self.transition.data >= 0).all():
+            raise ValueError("The probabilities of a pair must be at least 0 and at most 1 in sum.")
 
     def lookahead(self, value: NDArray[np.float64], gamma: float) -> NDArray[np.float64]:
         r"""``(S, A)``: :math:`r(s, a) + \gamma \sum_{s'} p(s' \mid s, a)\,V(s')`, and minus infinity if not allowed."""
@@ -62,16 +83,15 @@ class TabularSolution:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[NDArray[np.int64], Any]:
-        """The best action for one state's number or an array of them.
+        """The best action for one state's number or a row of them ``(N,)``.
 
         Raises:
-            ValueError: for a number that is no state's.
+            ValueError: for a number that is no state's, or an array of another shape.
         """
-        index = np.asarray(observation) - self.first_state
-        if ((index < 0) | (index >= len(self.policy))).any():
-            last = self.first_state + len(self.policy) - 1
-            raise ValueError(f"States are numbered {self.first_state} to {last}, got {observation!r}.")
-        return np.asarray(self.policy[index]), state
+        if np.ndim(observation) > 1:
+            raise ValueError(f"Give one state or a row of them (N,), got an array of shape {np.shape(observation)}.")
+        numbered = spaces.Discrete(len(self.policy), start=self.first_state)
+        return np.asarray(self.policy[table_rows(observation, numbered, "state")]), state
 
 
 def value_iteration(
@@ -92,6 +112,7 @@ def value_iteration(
     Raises:
         ValueError: for impossible numbers, or when the values do not settle.
     """
+    mdp.check()
     within("gamma", gamma, 0.0, 1.0)
     value = np.zeros(len(mdp.reward))
     for iteration in range(1, at_least("max_iterations", max_iterations) + 1):
@@ -123,7 +144,11 @@ def backward_induction(
     Returns:
         ``(H + 1, S)`` values with ``k = 0 ... H`` steps to go, and ``(H, S)`` int64 actions in the environment's
         numbers, row ``k - 1`` with ``k`` steps to go.
+
+    Raises:
+        ValueError: for impossible numbers.
     """
+    mdp.check()
     within("gamma", gamma, 0.0, 1.0)
     values = np.zeros((at_least("horizon", horizon) + 1, len(mdp.reward)))
     actions = np.zeros((horizon, len(mdp.reward)), np.int64)
@@ -141,9 +166,16 @@ def policy_value(mdp: TabularMDP, policy: NDArray[np.int64], horizon: int, gamma
         policy: ``(S,)`` actions in the environment's numbers.
         horizon: steps until the limit.
         gamma: discount in [0, 1].
+
+    Raises:
+        ValueError: for impossible numbers, or a policy that is not one action for each state.
     """
+    mdp.check()
+    within("gamma", gamma, 0.0, 1.0)
     states = np.arange(len(mdp.reward))
-    index = policy - mdp.first_action
+    if np.shape(policy) != states.shape:
+        raise ValueError(f"policy must hold one action for each of {len(states)} states, got shape {np.shape(policy)}.")
+    index = table_rows(policy, spaces.Discrete(mdp.reward.shape[1], start=mdp.first_action), "action")
     rows, reward = mdp.transition[states * mdp.reward.shape[1] + index], mdp.reward[states, index]
     value = np.zeros(len(states))
     for _ in range(at_least("horizon", horizon)):

@@ -40,7 +40,8 @@ class DynaQ(TabularAgent):
         outcomes_kept: of each pair, ``K``. 1 is the book's model of a deterministic world; a stochastic one needs some
             tens, of which each planning update draws one.
         compiled: plan by numba (extra ``numba``); by default where it is installed. Results are the same to the bit.
-        **sb3: ``stats_window_size``, ``tensorboard_log``, ``policy_kwargs`` (such as ``{"initial_value": 1.0}``),
+        **arguments: those of :class:`~sb3_ext.agents.tabular_agent.TabularAgent` above and below, by name; SB3's are
+            ``stats_window_size``, ``tensorboard_log``, ``policy_kwargs`` (such as ``{"initial_value": 1.0}``),
             ``verbose``, ``seed``, as in any SB3 agent.
 
     Raises:
@@ -56,26 +57,12 @@ class DynaQ(TabularAgent):
         learning_rate: float | Schedule = 0.1,
         gamma: float = 0.95,
         planning_steps: int = 50,
-        exploration_fraction: float = 0.1,
-        exploration_initial_eps: float = 0.1,
-        exploration_final_eps: float = 0.1,
-        outcomes_kept: int = 1,
+        *,
         compiled: bool | None = None,
-        **sb3: Any,
+        **arguments: Any,
     ) -> None:
         self.compiled = compiled
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            gamma,
-            planning_steps,
-            exploration_fraction,
-            exploration_initial_eps,
-            exploration_final_eps,
-            outcomes_kept,
-            **sb3,
-        )
+        super().__init__(policy, env, learning_rate, gamma, planning_steps, **arguments)
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,16 @@ from sb3_ext.agents.tabular_policy import TabularPolicy
 
 
 class PriorityQueue:
-    """Pairs by priority, highest first; of equal ones the first that came. A pair is in it once."""
+    """Pairs by priority, highest first; of equal ones the first that came. A pair is in it once.
+
+    A pair whose priority is raised gets a second entry in the heap, and the first one becomes stale: popping passes
+    over it. Once most entries are stale the heap is built anew, so it never holds more than twice as many entries as
+    there are pairs, at a constant cost per push.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, int]] = []
-        self._current: dict[int, float] = {}
+        self._heap: list[tuple[float, int, int]] = []  # minus the priority, the arrival, the pair
+        self._current: dict[int, tuple[float, int, int]] = {}  # the entry of each pair that is not stale
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -27,20 +33,33 @@ class PriorityQueue:
 
     def push(self, pair: int, priority: float) -> None:
         """Put a pair in, or raise its priority; a lower one than it has changes nothing."""
-        if priority <= self._current.get(pair, -1.0):
+        known = self._current.get(pair)
+        if known is not None and priority <= -known[0]:
             return
-        self._current[pair] = priority
         self._arrivals += 1
-        heapq.heappush(self._heap, (-priority, self._arrivals, pair))
+        entry = self._current[pair] = (-priority, self._arrivals, pair)
+        heapq.heappush(self._heap, entry)
+        self._drop_stale_entries()
 
     def pop(self) -> int:
         """Take out the pair of the highest priority."""
         while True:
-            negative, _, pair = heapq.heappop(self._heap)
-            # An entry whose priority was raised since lies deeper in the heap and is passed over.
-            if self._current.get(pair) == -negative:
+            entry = heapq.heappop(self._heap)
+            pair = entry[2]
+            if self._current.get(pair) == entry:
                 del self._current[pair]
+                self._drop_stale_entries()
                 return pair
+
+    def keep(self, pairs: Container[int]) -> None:
+        """Take out all other pairs."""
+        self._current = {pair: entry for pair, entry in self._current.items() if pair in pairs}
+        self._drop_stale_entries()
+
+    def _drop_stale_entries(self) -> None:
+        if len(self._heap) > 2 * len(self._current):
+            self._heap = list(self._current.values())
+            heapq.heapify(self._heap)
 
 
 class PrioritizedSweeping(TabularAgent):
@@ -158,9 +177,10 @@ class PrioritizedSweeping(TabularAgent):
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
-        """As SB3's; what leads where is found anew."""
+        """As SB3's; what leads where is found anew, and the queue keeps only pairs that the new memory knows."""
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._predecessors = None
+        self.queue.keep(set(np.flatnonzero(self._arrays.tries).tolist()))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_predecessors"]

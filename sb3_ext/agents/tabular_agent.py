@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
@@ -20,6 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.tabular_data import TabularTransitions, check_tabular_spaces
 from sb3_ext.agents.planning_memory import PlanningMemory, Tables, remember, views
+from sb3_ext.agents.step_checks import finite_rewards, rows_seen, successor_rows
 from sb3_ext.agents.tabular_policy import TabularPolicy
 
 ENOUGH_STEPS, MOST_SURPRISES = 500, 0.05
@@ -181,14 +183,12 @@ class TabularAgent(BaseAlgorithm):
         assert self.env is not None
         env, rng = self.env, self._rng
         assert rng is not None
-        first_state, first_action = self.policy.first_state, self.policy.first_action
         while self.num_timesteps < total_timesteps:
             callback.on_rollout_start()
-            assert isinstance(self._last_obs, np.ndarray)
-            states = (self._last_obs - first_state).tolist()
+            states = rows_seen(self._last_obs, self.observation_space, self.num_timesteps)
             draws = rng.random((env.num_envs, 2)).tolist()
             chosen = [self._explore(state, *draw) for state, draw in zip(states, draws, strict=True)]
-            actions = np.array(chosen) + first_action
+            actions = np.array(chosen) + self.policy.first_action
             new_obs, rewards, dones, infos = env.step(actions)
             assert isinstance(new_obs, np.ndarray)
             self.num_timesteps += env.num_envs
@@ -197,11 +197,11 @@ class TabularAgent(BaseAlgorithm):
             if not callback.on_step():
                 break
             self._update_info_buffer(infos, dones)
+            paid = finite_rewards(rewards, self.num_timesteps)
+            following = successor_rows(new_obs, dones, infos, self.observation_space, self.num_timesteps)
             for index, (state, action) in enumerate(zip(states, chosen, strict=True)):
-                info, done = infos[index], bool(dones[index])
-                following = info["terminal_observation"] if done else new_obs[index]
-                terminated = done and not info.get("TimeLimit.truncated", False)
-                self._learn_from(state, action, float(rewards[index]), int(following) - first_state, terminated)
+                terminated = bool(dones[index]) and not infos[index].get("TimeLimit.truncated", False)
+                self._learn_from(state, action, paid[index], following[index], terminated)
             self._schedule()
             self._count_episodes(dones, log_interval)
             callback.on_rollout_end()
@@ -223,6 +223,8 @@ class TabularAgent(BaseAlgorithm):
         self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
         self.exploration_rate = float(self.exploration_schedule(self._current_progress_remaining))
         self._step_size = float(self.lr_schedule(self._current_progress_remaining))
+        if not 0 <= self._step_size < math.inf:
+            raise ValueError(f"learning_rate must be finite and at least 0, got {self._step_size} from its schedule.")
 
     def _learn_from(self, state: int, action: int, reward: float, next_state: int, terminated: bool) -> None:
         """Learn from one real transition, numbers counted from 0."""

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from mbrl_wrappers.checks import within
-from mbrl_wrappers.tabular_data import check_tabular_spaces
+from mbrl_wrappers.tabular_data import check_tabular_spaces, table_rows
 
 
 class TabularPolicy(BasePolicy):
@@ -45,10 +45,9 @@ class TabularPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         assert isinstance(observation, th.Tensor)
-        state = observation.long() - self.first_state
-        if bool(((state < 0) | (state >= len(self.q_table))).any()):
-            raise ValueError(f"Observation {observation.tolist()} lies outside of {self.observation_space}.")
-        return self.q_table[state].argmax(-1) + self.first_action
+        assert isinstance(self.observation_space, spaces.Discrete)
+        rows = th.as_tensor(table_rows(observation.numpy(), self.observation_space, "Observation"))
+        return self.q_table[rows].argmax(-1) + self.first_action
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {

@@ -210,7 +210,7 @@ def test_only_what_was_tried_is_chosen_unless_allowed() -> None:
     for wrong in (-1, 2, np.array([0, 2])):
         with pytest.raises(ValueError, match="numbered 0 to 1"):
             careful.predict(wrong)
-        with pytest.raises(ValueError, match="no state of"):
+        with pytest.raises(ValueError, match="numbered 0 to 1"):
             model.encode(wrong)
 
 
@@ -293,17 +293,153 @@ def test_other_spaces_are_refused_with_advice(observation: Any, action: Any, wor
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ((0, 5, 0.0, 1, False), "state lies outside"),
-        ((1, 7, 0.0, 1, False), "action lies outside"),
-        ((1, 5, 0.0, 3, False), "next_state lies outside"),
+        ((0, 5, 0.0, 1, False), "^state 0 lies outside of its space, which is numbered 1 to 2"),
+        ((1, 7, 0.0, 1, False), "^action 7 lies outside of its space, which is numbered 5 to 6"),
+        ((1, 5, 0.0, 3, False), "^next_state 3 lies outside"),
         ((1, 5, float("nan"), 1, False), "finite"),
-        ((1.5, 5, 0.0, 1, False), "whole numbers"),
+        ((1.5, 5, 0.0, 1, False), "^state must hold whole numbers"),
+        ((1, 5.0, 0.0, 1, False), "^action must hold whole numbers"),
+        ((1, 5, 0.0, 1.0, False), "^next_state must hold whole numbers"),
+        ((True, 5, 0.0, 1, False), "^state must hold whole numbers"),
+        ((np.uint64(2**64 - 1), 5, 0.0, 1, False), "^state must hold numbers of at most"),
+        ((1, 5, "1.0", 1, False), "rewards must be numbers"),
+        ((1, 5, 1j, 1, False), "rewards must be numbers"),
+        ((1, 5, 0.0, 1, float("nan")), "terminated must be true or false"),
+        ((1, 5, 0.0, 1, 0.7), "terminated must be true or false"),
+        ((1, 5, 0.0, 1, "False"), "terminated must be true or false"),
         (([1, 1], 5, 0.0, 1, False), "one length"),
     ],
 )
 def test_impossible_rows_are_refused(row: tuple[Any, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small().add(*row)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
+def test_a_refused_fit_forgets_nothing(reward: float) -> None:
+    model = small()
+    before = model.outcomes
+    rows = TabularTransitions(*(np.array([value] * 3) for value in (1, 5, 0.0, 1, False)))
+    rows.reward[1] = reward
+    with pytest.raises(ValueError, match=rf"rewards must be finite: row 1 has {reward}"):
+        model.fit(rows)
+    assert model.num_transitions == 5
+    assert all(np.array_equal(*columns) for columns in zip(model.outcomes, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("obs", th.full((2, 2), 0.5)),
+        ("obs", th.eye(3)[:2]),
+        ("next_obs", th.zeros(2, 2)),
+        ("next_obs", th.full((2, 2), float("nan"))),
+        ("next_obs", th.tensor([[2.0, -1.0], [1.0, 0.0]])),
+        ("action", th.eye(3)[:2]),
+        ("action", th.ones(2, 2)),
+    ],
+)
+def test_rows_to_fit_must_be_one_hot(column: str, value: th.Tensor) -> None:
+    flags = th.zeros(2, dtype=th.bool)
+    rows = Transitions(th.eye(2), th.eye(2), th.zeros(2), th.eye(2), flags, flags)
+    small().fit(rows)
+    with pytest.raises(ValueError, match=rf"^{column} must hold one-hot rows \(B, 2\)"):
+        small().fit(rows._replace(**{column: value}))
+
+
+def test_a_start_of_another_width_is_refused() -> None:
+    for form in ("sampled", "expected"):
+        for obs in (th.eye(3), th.zeros(2), th.zeros(1, 1)):
+            with pytest.raises(ValueError, match=r"one-hot rows \(B, 2\)"):
+                small(form=form).reset(obs, generator=generator())
+
+
+@pytest.mark.parametrize("wrong", [1.0, 1.5, "1", [[1, 2]], 0, 3, [1, 3], True, np.uint64(2**64 - 1)])
+def test_numbers_that_are_no_states_are_refused_everywhere(wrong: Any) -> None:
+    model = small()
+    for use in (model.encode, model.value_iteration(0.9).predict):
+        with pytest.raises(ValueError, match="state|whole numbers"):
+            use(wrong)
+
+
+def test_a_number_is_encoded_whatever_its_dtype() -> None:
+    model = small()
+    for number in (2, np.int8(2), np.uint8(2), np.uint64(2), np.array(2), [2], th.tensor([2])):
+        assert model.encode(number).tolist() == [[0.0, 1.0]]
+
+
+def shifted(observation_start: int, action_start: int) -> TabularModel:
+    """FrozenLake counted with other numbers."""
+    rows = random_rows(LAKE, 500, 3)
+    model = TabularModel(spaces.Discrete(16, start=observation_start), spaces.Discrete(4, start=action_start))
+    model.add(
+        rows.state + observation_start,
+        rows.action + action_start,
+        rows.reward,
+        rows.next_state + observation_start,
+        rows.terminated,
+    )
+    return model
+
+
+@pytest.mark.parametrize(("observation_start", "action_start"), [(1, 0), (0, 1), (1, 1), (-3, -7), (10**12, 5)])
+def test_where_numbers_begin_changes_nothing(observation_start: int, action_start: int, tmp_path: Path) -> None:
+    plain, model = shifted(0, 0), shifted(observation_start, action_start)
+    model = mbrl_wrappers.load(mbrl_wrappers.save(model, tmp_path / "shifted"))
+    assert all(np.array_equal(*columns) for columns in zip(plain.outcomes, model.outcomes, strict=True))
+    solved, solution = plain.value_iteration(0.9), model.value_iteration(0.9)
+    np.testing.assert_array_equal(solution.policy, solved.policy + action_start)
+    states = np.arange(16)
+    np.testing.assert_array_equal(
+        solution.predict(states + observation_start)[0], solved.predict(states)[0] + action_start
+    )
+    _, actions = backward_induction(model.mdp(), 5)
+    np.testing.assert_array_equal(actions, backward_induction(plain.mdp(), 5)[1] + action_start)
+    np.testing.assert_array_equal(
+        policy_value(model.mdp(), solution.policy, 9), policy_value(plain.mdp(), solved.policy, 9)
+    )
+    starts = plain.encode([4]).numpy()
+    assert model.decode(th.as_tensor(starts)).tolist() == [4 + observation_start]
+    envs = [ModelEnv(each, starts, 20) for each in (plain, model)]
+    for env in envs:
+        env.reset(seed=0)
+    steps = [env.step(np.int64(2 + start)) for env, start in zip(envs, (0, action_start), strict=True)]
+    np.testing.assert_array_equal(steps[0][0], steps[1][0])
+    assert steps[0][1:3] == steps[1][1:3]
+
+
+class Tabled(gymnasium.Env[Any, Any]):
+    """Two states and one action, with any table."""
+
+    def __init__(self, table: Any, start: int = 0) -> None:
+        self.observation_space, self.action_space = spaces.Discrete(2, start=start), spaces.Discrete(1, start=start)
+        self.P = table
+
+
+def test_a_table_of_shifted_spaces_is_read_in_their_numbers() -> None:
+    table = {-1: {-1: [(1.0, 0, 2.0, False)]}, 0: {-1: [(0.5, -1, 3.0, True), (0.5, 0, 5.0, False)]}}
+    model = TabularModel.from_env(Tabled(table, start=-1))
+    assert model.mdp().reward.tolist() == [[2.0], [4.0]]
+    assert model.outcomes.next_state.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("table", "start", "words"),
+    [
+        ([[[(1.0, 0, 0.0, False)]]], 0, "no outcomes .* for state 1 and action 0"),
+        ([[[(1.0, 0, 0.0, False)]], [[]]], 0, "state 1 and action 0 are .*not 1 in sum"),
+        ([[[(0.5, 0, 0.0, False)]], [[(1.0, 0, 0.0, False)]]], 0, r"state 0 and action 0 are \[0.5\]"),
+        ([[[(float("nan"), 0, 0.0, False)]], [[(1.0, 0, 0.0, False)]]], 0, r"state 0 and action 0 are \[nan\]"),
+        ([[[(2.0, 0, 0.0, False), (-1.0, 1, 0.0, False)]], [[(1.0, 0, 0.0, False)]]], 0, "not 1 in sum"),
+        ([[[(1.0, 0, float("nan"), False)]], [[(1.0, 0, 0.0, False)]]], 0, "rewards must be finite: row 0 has nan"),
+        ([[[(1.0, 7, 0.0, False)]], [[(1.0, 0, 0.0, False)]]], 0, "next_state 7 lies outside"),
+        ([[[(1.0, 0)]], [[(1.0, 0, 0.0, False)]]], 0, "no outcomes .* for state 0"),
+        ([[[(1.0, -1, 0.0, False)]], [[(1.0, -1, 0.0, False)]]], -1, "no outcomes .* for state -1"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(table: Any, start: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TabularModel.from_env(Tabled(table, start))
 
 
 def test_other_wrong_uses_are_refused() -> None:

@@ -176,6 +176,66 @@ def test_the_queue_gives_the_highest_and_then_the_oldest() -> None:
     assert len(queue) == 0
 
 
+def test_the_queue_agrees_with_a_sorted_list_and_stays_small() -> None:
+    """Many priorities are equal and many are raised; pairs come back after they were taken out."""
+    rng, queue = np.random.default_rng(0), PriorityQueue()
+    known: dict[int, tuple[float, int]] = {}  # minus the priority, the time of the entry that counts
+    largest = 0
+    for time in range(20_000):
+        if known and rng.random() < 0.3:
+            expected = min(known, key=lambda pair: known[pair])
+            assert queue.pop() == expected
+            del known[expected]
+        else:
+            pair, priority = int(rng.integers(50)), float(rng.integers(1, 30) / 4)
+            queue.push(pair, priority)
+            if pair not in known or priority > -known[pair][0]:
+                known[pair] = (-priority, time)
+        assert len(queue) == len(known)
+        assert len(queue._heap) <= 2 * len(queue)
+        largest = max(largest, len(queue))
+    assert largest > 30
+
+
+def test_a_pair_that_comes_back_stands_behind_equal_ones() -> None:
+    queue = PriorityQueue()
+    for pair, priority in ((1, 0.5), (1, 3.0)):
+        queue.push(pair, priority)
+    assert queue.pop() == 1
+    for pair in (2, 1):
+        queue.push(pair, 0.5)
+    assert [queue.pop(), queue.pop()] == [2, 1]
+
+
+def test_the_queue_keeps_only_what_it_is_told_to() -> None:
+    queue = PriorityQueue()
+    for pair, priority in ((1, 0.5), (2, 2.0), (3, 1.0), (3, 4.0)):
+        queue.push(pair, priority)
+    queue.keep({1, 2})
+    assert [queue.pop(), queue.pop(), len(queue), len(queue._heap)] == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize("planning_steps", [1, 5])
+def test_the_heap_of_a_sweeping_agent_is_bounded(planning_steps: int) -> None:
+    agent = PrioritizedSweeping("TabularPolicy", "CliffWalking-v1", planning_steps=planning_steps, seed=1)
+    sizes: list[tuple[int, int]] = []
+    agent.learn(2500, callback=lambda *_: sizes.append((len(agent.queue._heap), len(agent.queue))) or True)
+    assert max(pairs for _, pairs in sizes) > 50
+    assert all(entries <= 2 * pairs for entries, pairs in sizes)
+
+
+def test_parameters_of_another_agent_leave_no_unknown_pairs_in_the_queue() -> None:
+    agent, fresh = (PrioritizedSweeping("TabularPolicy", "CliffWalking-v1", planning_steps=1, seed=1) for _ in range(2))
+    agent.learn(1500)
+    assert len(agent.queue) > 0
+    agent.set_parameters(agent.get_parameters())
+    assert len(agent.queue) > 0
+    agent.set_parameters(fresh.get_parameters())
+    assert len(agent.queue) == 0
+    agent.learn(10, reset_num_timesteps=False)
+    assert agent.memory.size[1] == 10
+
+
 def test_without_planning_it_is_q_learning_exactly() -> None:
     """Against a loop of a few lines that shares nothing but the stream of uniform numbers."""
     agent = DynaQ("TabularPolicy", MAZE, planning_steps=0, seed=4)
