@@ -7,6 +7,8 @@ out the same whether or not a model works beside it.
 
 from __future__ import annotations
 
+import pickle
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,13 +41,25 @@ def draw_seed(generator: th.Generator) -> int:
 
 
 @contextmanager
-def fenced_global_streams(seed: int) -> Iterator[None]:
-    """Seed the global torch and numpy streams inside the block; restore both on the way out."""
-    numpy_state = np.random.get_state()
+def fenced_global_streams(seed: int | None) -> Iterator[None]:
+    """Seed the global streams of torch, numpy and ``random`` inside the block; restore them on the way out.
+
+    With None the block starts from the states that the streams are in.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
     with th.random.fork_rng():
-        th.random.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        if seed is not None:
+            th.random.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+def global_stream_states() -> tuple[bytes, ...]:
+    """The states of the global streams of torch, numpy and ``random``, to tell whether something drew from them."""
+    states = th.random.get_rng_state().numpy(), np.random.get_state(), random.getstate()
+    return tuple(pickle.dumps(state) for state in states)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from mbrl_wrappers.models.copy_trial import check_copies
 from mbrl_wrappers.models.env_copies import copy_env
-from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, match_rows
+from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows
 from mbrl_wrappers.models.shown_observation import observation_reader
 from mbrl_wrappers.objects import Objects
+from mbrl_wrappers.seeding import fenced_global_streams
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
 from mbrl_wrappers.types import Prediction
 
@@ -29,12 +32,14 @@ class ClonedState(NamedTuple):
     Attributes:
         obs: ``(B, O)``.
         clones: ``(B,)`` environments that nobody steps: a step copies them first. Rows may share one.
-        ended: ``(B,)`` bool, whether the episode has terminated.
+        terminated: ``(B,)`` bool, whether the episode has terminated.
+        truncated: ``(B,)`` bool, whether the environment itself has truncated it; a ``TimeLimit`` does not count.
     """
 
     obs: Tensor
     clones: Objects[AnyEnv]
-    ended: Tensor
+    terminated: Tensor
+    truncated: Tensor
 
 
 class ClonedEnvModel:
@@ -82,8 +87,7 @@ class ClonedEnvModel:
         self.codec = ActionCodec(self.action_space)
         self.device = th.device("cpu")
         self._dtype = th.float64 if self.observation_space.dtype == np.float64 else th.float32
-        for member in self._envs:
-            copy_env(member)  # whether it can be copied is said now, not in the middle of a plan
+        self._draws_globally = any([check_copies(member) for member in self._envs])
         self._read: Callable[[AnyEnv], Any] | None = observation_reader(self._envs[0])
         self.checks_observations = self._read is not None
 
@@ -104,7 +108,7 @@ class ClonedEnvModel:
         space = self._shown_space
         if isinstance(space, spaces.Discrete) and (given.ndim == 1 or given.shape[1:] == (1,) != (int(space.n),)):
             return th.nn.functional.one_hot(given.reshape(-1).long() - int(space.start), int(space.n)).to(self._dtype)
-        return given.to(self._dtype)
+        return given if given.dtype in (th.float32, th.float64) else given.to(self._dtype)
 
     def reset(self, obs: Tensor, *, generator: Generator) -> ClonedState:
         """Start one trajectory per row of ``obs (B, O)`` from a copy of the environment that shows it.
@@ -112,11 +116,12 @@ class ClonedEnvModel:
         Raises:
             ValueError: no environment shows an observation now.
         """
-        obs = self.encode(obs)
+        check_spaces(self._envs, self._shown_space, self.action_space)
+        obs, source = self._matched(self.encode(obs))
         seeds = self._seeds(len(self._envs), generator)
         clones = [copy_env(member, seed) for member, seed in zip(self._envs, seeds, strict=True)]
-        source = self._source(obs)
-        return ClonedState(obs, Objects(clones)[source], th.zeros(len(obs), dtype=th.bool))
+        nowhere = th.zeros(len(obs), dtype=th.bool)
+        return ClonedState(obs, Objects(clones)[source], nowhere, nowhere)
 
     def step(self, state: ClonedState, action: Tensor, *, generator: Generator) -> tuple[ClonedState, Prediction]:
         """Advance every row with model actions ``(B, A)``; each sees random draws of its own."""
@@ -130,14 +135,14 @@ class ClonedEnvModel:
         if rows % groups:
             raise ValueError(f"{rows} rows are not {groups} equal blocks.")
         seeds = self._seeds(rows // groups, generator) * groups
-        ended = state.ended.tolist()
+        over = (state.terminated | state.truncated).tolist()
         clones = [
             clone if done else copy_env(clone, seed)
-            for clone, done, seed in zip(state.clones, ended, seeds, strict=True)
+            for clone, done, seed in zip(state.clones, over, seeds, strict=True)
         ]
-        prediction = self._roll(clones, ended, state.obs, action[:, None])
+        prediction, truncated = self._roll(clones, seeds, state, action[:, None])
         prediction = Prediction(*(field[:, 0] for field in prediction))
-        return ClonedState(prediction.next_obs, Objects(clones), prediction.terminated), prediction
+        return ClonedState(prediction.next_obs, Objects(clones), prediction.terminated, truncated), prediction
 
     def rollout(self, state: ClonedState, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``; the ``groups`` equal blocks share their draws."""
@@ -145,57 +150,70 @@ class ClonedEnvModel:
             raise ValueError(f"{len(actions)} rows are not {groups} equal blocks.")
         seeds = self._seeds(len(actions) // groups, generator) * groups
         clones = (copy_env(clone, seed) for clone, seed in zip(state.clones, seeds, strict=True))
-        return self._roll(clones, state.ended.tolist(), state.obs, actions)
+        return self._roll(clones, seeds, state, actions)[0]
 
-    def _roll(self, clones: Any, ended: Sequence[bool], obs: Tensor, actions: Tensor) -> Prediction:
-        """Step every clone through its row of ``actions (B, H, A)``, unless and until its episode ends."""
+    def _roll(
+        self, clones: Iterable[AnyEnv], seeds: list[int | None], state: ClonedState, actions: Tensor
+    ) -> tuple[Prediction, Tensor]:
+        """Step every clone through its row of ``actions (B, H, A)``, unless and until its episode ends.
+
+        Returns the predictions and which rows ``(B,)`` the environment has truncated.
+        """
         rows, horizon = actions.shape[:2]
-        taken = self.codec.to_env(actions.flatten(0, 1))
-        next_obs = obs[:, None].expand(-1, horizon, -1).numpy().copy()  # (B, H, O)
+        taken = np.array(self.codec.to_env(actions.flatten(0, 1)))  # an environment may change its action in place
+        next_obs = state.obs[:, None].expand(-1, horizon, -1).numpy().copy()  # (B, H, O)
         reward, terminated = np.zeros((rows, horizon)), np.zeros((rows, horizon), bool)
+        terminated[:] = state.terminated[:, None].numpy()
+        truncated = state.truncated.clone()
+        over = (state.terminated | state.truncated).tolist()
         discrete = isinstance(self.action_space, spaces.Discrete)
-        one_hot = isinstance(self._shown_space, spaces.Discrete)
-        first = int(self._shown_space.start) if isinstance(self._shown_space, spaces.Discrete) else 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what an environment has to say, the live one says
             for row, clone in enumerate(clones):
-                if ended[row]:
-                    terminated[row] = True
+                if over[row]:
                     continue
-                for t in range(horizon):
-                    action = taken[row * horizon + t]
-                    shown, reward[row, t], done, _, _ = clone.step(int(action) if discrete else action)
-                    if one_hot:
-                        next_obs[row, t] = 0
-                        next_obs[row, t, int(shown) - first] = 1
-                    else:
-                        next_obs[row, t] = shown
-                    if done:
-                        next_obs[row, t + 1 :], terminated[row, t:] = next_obs[row, t], True
-                        break
-        return Prediction(th.from_numpy(next_obs), th.from_numpy(reward), th.from_numpy(terminated))
+                with fenced_global_streams(seeds[row]) if self._draws_globally else nullcontext():
+                    for t in range(horizon):
+                        action = taken[row * horizon + t]
+                        shown, reward[row, t], done, cut, _ = clone.step(int(action) if discrete else action)
+                        self._show(next_obs[row, t], shown)
+                        if done or cut:
+                            next_obs[row, t + 1 :], terminated[row, t:] = next_obs[row, t], done
+                            truncated[row] = not done
+                            break
+        return Prediction(th.from_numpy(next_obs), th.from_numpy(reward), th.from_numpy(terminated)), truncated
+
+    def _show(self, row: Array, shown: Any) -> None:
+        """Write what an environment shows into ``row (O,)``."""
+        if isinstance(self._shown_space, spaces.Discrete):
+            row[:] = 0
+            row[int(shown) - int(self._shown_space.start)] = 1
+        else:
+            row[:] = shown
 
     def _seeds(self, count: int, generator: Generator) -> list[int | None]:
         if not self._reseed:
             return [None] * count
         return list(th.randint(2**62, (count,), generator=generator).tolist())
 
-    def _source(self, obs: Tensor) -> Tensor:
-        """Which environment each row of ``obs (B, O)`` shows."""
+    def _matched(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """``obs (B, O)`` in all digits that the environments show, and which of them each row belongs to, ``(B,)``."""
         count, size = len(self._envs), self.observation_space.shape[0]
         if self._read is not None:
-            return match_rows(obs, np.stack([self._shown(member, self._read) for member in self._envs]))
+            shown = np.stack([self._shown(member, self._read) for member in self._envs])
+            source = match_rows(obs, shown)
+            return th.from_numpy(shown)[source], source
         if obs.ndim != 2 or obs.shape[1] != size or len(obs) % count:
             raise ValueError(
                 f"Observations of shape (B, {size}) are needed, one block of rows for each of the {count} "
                 f"environments, got {tuple(obs.shape)}."
             )
-        return th.arange(count).repeat_interleave(len(obs) // count)
+        return obs.to(self._dtype), th.arange(count).repeat_interleave(len(obs) // count)
 
     def _shown(self, member: AnyEnv, read: Callable[[AnyEnv], Any]) -> Array:
         """The current observation of a live environment, ``(O,)``."""
         try:
-            row = self.encode(np.asarray(read(member))[None])[0]
+            row = self.encode(np.asarray(read(member))[None])[0].to(self._dtype)
         except Exception:  # what an environment lacks before its first reset is up to its author
             row = th.empty(())
         if row.shape != self.observation_space.shape:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import random
+import math
+from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
-from types import FunctionType, NoneType
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-import torch as th
-from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils import EzPickle
+from gymnasium.wrappers import TimeLimit
 
+from mbrl_wrappers.models.object_copies import ObjectCopier, is_plain, reseed
+from mbrl_wrappers.models.object_graph import random_streams
 from mbrl_wrappers.tasks.functions import TRANSPARENT
 from mbrl_wrappers.tasks.wrappers import class_name
 
@@ -26,26 +25,22 @@ LEFT_OUT = TRANSPARENT - {"gymnasium.wrappers.common.TimeLimit"}
 DISPLAYS = frozenset({"mujoco_renderer", "renderer", "screen", "clock", "surf", "surface", "viewer", "_viewers"}) | {
     *("window", "window_surface")
 }
-"""Attributes that hold what an environment draws with; they are None in a copy."""
+"""Attributes that hold what an environment draws with; they are None in a copy, unless they hold data."""
 
-_DISPLAY_MODULES = frozenset({"pygame", "glfw", "OpenGL", "moviepy", "cv2", "matplotlib", "pyglet", "imageio"})
+_DATA = (bool, int, float, str, tuple, list, deque, np.ndarray, np.generic)
+
 _SHARED_NAMES = frozenset({"_saved_kwargs", "metadata", "_metadata", "spec", "_cached_spec"}) | {
     *("_ezpickle_args", "_ezpickle_kwargs")
 }
 _TABLES = frozenset({"P", "desc", "initial_state_distrib"})
-_SHARED_TYPES = frozenset(
-    {NoneType, bool, int, float, complex, str, bytes, type, range, FunctionType, EnvSpec}
-    | {np.bool_, np.int32, np.int64, np.uint8, np.float32, np.float64}
-)
-_SIMPLE_SPACES = frozenset({spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary})
 
 
 def copy_env(env: AnyEnv, seed: int | None = None) -> AnyEnv:
     """A copy that goes on from the same state.
 
-    ``copy.deepcopy`` is not enough: it takes what draws the picture along, is slow, and rebuilds environments that use
-    Gymnasium's ``EzPickle`` (the MuJoCo tasks among them) at their initial state. Windows and renderers are left out,
-    and so are wrappers that only film, check or log. Constants (spaces, specs, metadata) are shared.
+    Windows and renderers are left out, and so are wrappers that only film, check or log. Constants (spaces, specs,
+    metadata) are shared. A ``TimeLimit`` in a copy counts steps and never truncates, so that a truncation is always
+    the environment's own.
 
     Args:
         env: the environment; it is not changed.
@@ -54,138 +49,110 @@ def copy_env(env: AnyEnv, seed: int | None = None) -> AnyEnv:
     Raises:
         TypeError: something in the environment cannot be copied.
     """
-    return _Copier(env, seed).run()
+    twin: AnyEnv = _EnvCopier(env, None if seed is None else np.random.Generator(np.random.PCG64(seed))).copy(env)
+    return twin
 
 
-def copy_attributes(owner: AnyEnv, attributes: dict[str, Any], kept: frozenset[str]) -> dict[str, Any]:
+def copy_attributes(
+    owner: AnyEnv, attributes: dict[str, Any], kept: frozenset[str], stream: np.random.Generator | None
+) -> dict[str, Any]:
     """Copies of ``attributes``, which are or were those of ``owner``; what refers to ``owner`` goes on doing so.
 
     Args:
         owner: the environment that will get them.
         attributes: by name.
         kept: names of attributes of ``owner`` that are not copied when others refer to them.
+        stream: takes the place of the random streams in ``attributes``; None keeps them.
     """
-    copier = _Copier(owner, None)
+    copier = _EnvCopier(owner, stream)
     copier.memo[id(owner)] = owner
     copier.memo.update({id(value): value for name, value in vars(owner).items() if name in kept})
-    kind: Any = type(owner)
-    shared = _constants(kind)
-    return {
-        name: value if type(value) in _SHARED_TYPES or name in shared else copier.value(owner, name, value)
-        for name, value in attributes.items()
-    }
+    return copier.attributes(owner, attributes)
 
 
-class _Copier:
-    """One copy: the layers, what was copied already, and the random stream that replaces all others."""
+def layers(env: AnyEnv) -> Iterator[AnyEnv]:
+    """The wrappers of an environment from the outermost inwards, and the environment inside."""
+    yield env
+    while isinstance(env, gymnasium.Wrapper):
+        env = env.env
+        yield env
 
-    def __init__(self, env: AnyEnv, seed: int | None) -> None:
-        self.env = env
-        self.seed = seed
-        self.memo: dict[int, Any] = {}
-        self.stream = None if seed is None else np.random.Generator(np.random.PCG64(seed))
 
-    def run(self) -> AnyEnv:
-        chain = [self.env]
-        while isinstance(chain[-1], gymnasium.Wrapper):
-            chain.append(chain[-1].env)
+class _EnvCopier(ObjectCopier):
+    """A copy of an environment, layer by layer.
+
+    Args:
+        env: named in errors.
+        stream: see :class:`~mbrl_wrappers.models.object_copies.ObjectCopier`.
+    """
+
+    def __init__(self, env: AnyEnv, stream: np.random.Generator | None) -> None:
+        super().__init__(stream)
+        self._env = env
+
+    def environment(self, value: AnyEnv) -> AnyEnv:
+        """An environment with its wrappers: all twins exist before any is filled, for they may refer to each other."""
         twins: list[tuple[AnyEnv, AnyEnv]] = []
-        for layer in reversed(chain):  # all of them exist before any is filled, for they may point at each other
+        for layer in reversed(list(layers(value))):
+            if id(layer) in self.memo:
+                continue
             kind: Any = type(layer)
             treatment = _treatment(kind)
             if treatment == "leave out":
                 assert isinstance(layer, gymnasium.Wrapper)
                 self.memo[id(layer)] = self.memo[id(layer.env)]
-                continue
-            if treatment == "ask it":
-                twin = self.guarded(layer, "", layer)
-                self.reseed_inside(twin, set())
+            elif treatment == "ask it":
+                self.memo[id(layer)] = self._asked(layer)
             else:
-                twin = object.__new__(type(layer))
+                twin = self.memo[id(layer)] = object.__new__(_unlimited(kind) if issubclass(kind, TimeLimit) else kind)
                 twins.append((layer, twin))
-            self.memo[id(layer)] = twin
         for layer, twin in twins:
-            kind = type(layer)
-            attributes, constants = vars(twin), _constants(kind)
-            for name, value in vars(layer).items():
-                shared = type(value) in _SHARED_TYPES or name in constants
-                attributes[name] = value if shared else self.value(layer, name, value)
+            attributes = vars(twin)
+            attributes.update(self.attributes(layer, vars(layer)))
             if attributes.get("render_mode") is not None:
                 attributes["render_mode"] = None
-        copied: AnyEnv = self.memo[id(self.env)]
+        copied: AnyEnv = self.memo[id(value)]
         return copied
 
-    def value(self, layer: AnyEnv, name: str, value: Any) -> Any:
-        """The copy of one attribute."""
-        if id(value) in self.memo:
-            return self.memo[id(value)]
-        kind = type(value)
-        if name in DISPLAYS or kind.__module__.partition(".")[0] in _DISPLAY_MODULES:
-            return None
-        if kind is np.ndarray and value.dtype != object:
-            twin: Any = value.copy()
-        elif kind is np.random.Generator:
-            twin = _copied_stream(value) if self.stream is None else self.stream
-        elif kind in _SIMPLE_SPACES:
-            twin = self.space(value)
-        elif isinstance(value, gymnasium.Env):
-            twin = copy_env(value, self.seed)
-        else:
-            twin = self.guarded(layer, name, value)
-            self.reseed_inside(twin, set())
-        self.memo[id(value)] = twin
-        return twin
+    def attributes(self, layer: AnyEnv, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Copies of the attributes of a layer."""
+        kind: Any = type(layer)
+        constants, twins = _constants(kind), {}
+        for name, value in attributes.items():
+            if name in constants:
+                twins[name] = value
+            elif name in DISPLAYS and not isinstance(value, _DATA):
+                twins[name] = None
+            else:
+                try:
+                    twins[name] = self.copy(value)
+                except Exception as error:
+                    raise self._refusal(layer, f"its attribute {name!r}, a {class_name(value)},", error) from error
+        return twins
 
-    def space(self, space: Any) -> Any:
-        """The same space with a stream of its own: a space that is sampled changes."""
-        twin = object.__new__(type(space))
-        vars(twin).update(vars(space))
-        if self.stream is not None:
-            twin._np_random = self.stream
-        elif space._np_random is not None:
-            twin._np_random = _copied_stream(space._np_random)
-        return twin
-
-    def guarded(self, layer: AnyEnv, name: str, value: Any) -> Any:
-        """``copy.deepcopy``, with an error that says what it choked on."""
+    def _asked(self, layer: AnyEnv) -> AnyEnv:
+        """A layer whose class says how it is copied."""
         try:
-            return copy.deepcopy(value, self.memo)
+            way = self.by_its_class if hasattr(type(layer), "__deepcopy__") else self.by_protocol
+            twin: AnyEnv = way(layer)
         except Exception as error:
-            what = f"its attribute {name!r}, a {class_name(value)}," if name else "it"
-            raise TypeError(
-                f"{self.env} cannot be copied: in {class_name(layer)}, {what} refuses copy.deepcopy ({error}). Keep "
-                "what cannot be copied (files, sockets, locks, handles of a simulator) out of the environment, or give "
-                "its class a __deepcopy__ that knows how."
-            ) from error
+            raise self._refusal(layer, "it", error) from error
+        for stream in random_streams(twin):
+            reseed(stream, self.stream)
+        return twin
 
-    def reseed_inside(self, thing: Any, seen: set[int]) -> None:
-        """Give the stream to what ``copy.deepcopy`` brought along inside containers and objects, in place."""
-        if self.stream is None or type(thing) in _SHARED_TYPES or id(thing) in seen:
-            return
-        seen.add(id(thing))
-        if isinstance(thing, np.random.Generator):
-            fresh = type(thing.bit_generator)(int(self.stream.integers(2**62)))
-            thing.bit_generator.state = fresh.state
-        elif isinstance(thing, np.random.RandomState | random.Random):
-            thing.seed(int(self.stream.integers(2**32)))
-        elif isinstance(thing, th.Generator):
-            thing.manual_seed(int(self.stream.integers(2**62)))
-        elif isinstance(thing, dict):
-            for value in thing.values():
-                self.reseed_inside(value, seen)
-        elif isinstance(thing, list | tuple | set | frozenset):
-            for value in thing:
-                self.reseed_inside(value, seen)
-        elif hasattr(thing, "__dict__"):
-            for value in list(vars(thing).values()):
-                self.reseed_inside(value, seen)
+    def _refusal(self, layer: AnyEnv, what: str, error: Exception) -> TypeError:
+        if isinstance(error, UncopyableError):
+            return error
+        return UncopyableError(
+            f"{self._env} cannot be copied: in {class_name(layer)}, {what} refuses ({error}). Keep what cannot be copied "
+            "(files, sockets, locks, generators, handles of a simulator) out of the environment, or give its class a "
+            "__deepcopy__ that knows how."
+        )
 
 
-def _copied_stream(stream: np.random.Generator) -> np.random.Generator:
-    """A stream at the same place; several times as fast as ``copy.deepcopy``."""
-    bits: Any = type(stream.bit_generator)(0)
-    bits.state = stream.bit_generator.state
-    return np.random.Generator(bits)
+class UncopyableError(TypeError):
+    """An environment of which no faithful copy can be made."""
 
 
 @lru_cache(maxsize=256)
@@ -193,16 +160,27 @@ def _treatment(kind: Any) -> Literal["leave out", "ask it", "copy"]:
     """How a layer is copied: not at all, by its class's own idea of a copy, or attribute by attribute."""
     if f"{kind.__module__}.{kind.__qualname__}" in LEFT_OUT:
         return "leave out"
-    for base in kind.__mro__:
-        own = vars(base)
-        if base in (object, EzPickle):
-            continue
-        if own.get("__slots__") or {"__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__"} & own.keys():
-            return "ask it"  # slots are outside of ``__dict__``
-    return "copy"
+    return "copy" if is_plain(kind) and not hasattr(kind, "__deepcopy__") else "ask it"
 
 
 @lru_cache(maxsize=256)
 def _constants(kind: Any) -> frozenset[str]:
     """The attributes that copies share: what no step changes. Toy text keeps its transitions in large tables."""
     return _SHARED_NAMES | (_TABLES if kind.__module__.startswith("gymnasium.envs.toy_text.") else frozenset())
+
+
+@lru_cache(maxsize=256)
+def _unlimited(kind: Any) -> Any:
+    """A subclass of a ``TimeLimit`` that does what it does, as if its limit were never reached."""
+    if getattr(kind, "never_truncates", False):
+        return kind
+
+    def step(self: Any, action: Any) -> Any:
+        limit, self._max_episode_steps = self._max_episode_steps, math.inf
+        try:
+            return kind.step(self, action)
+        finally:
+            self._max_episode_steps = limit
+
+    names = {"step": step, "never_truncates": True, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), names)

@@ -42,31 +42,55 @@ def bound_envs(env: object, model: str) -> tuple[AnyEnv, ...]:
     return tuple(members)
 
 
+def check_spaces(envs: Sequence[AnyEnv], observation_space: object, action_space: object) -> None:
+    """Compare the spaces of live environments with those that a model was built for.
+
+    Raises:
+        ValueError: one has changed.
+    """
+    for env in envs:
+        if env.action_space != action_space or env.observation_space != observation_space:
+            raise ValueError(f"The spaces of {env} have changed since the model was built: build the model anew.")
+
+
 def match_rows(obs: Tensor, live: NDArray[Any]) -> Tensor:
     """Which environment each row shows, ``(B,)`` int64.
 
     Rows in blocks of equal length, one block per environment, are tried first; otherwise the first environment that
-    shows exactly this observation (in float32) takes the row.
+    shows exactly this observation takes the row. Rows with more digits than float32
+    holds are compared in float64, others in float32.
 
     Args:
         obs: ``(B, O)``.
         live: ``(n, O)`` the current observations of the environments.
 
     Raises:
-        ValueError: for another shape, or a row that no environment shows.
+        ValueError: for another shape, a row that no environment shows, or one that float32 does not tell apart.
     """
     if obs.ndim != 2 or obs.shape[1] != live.shape[1]:
         raise ValueError(
             f"Observations of shape (B, {live.shape[1]}) are needed, got {tuple(obs.shape)}: is this the model of "
             "another environment?"
         )
-    rows, shown = obs.detach().cpu().float().numpy(), live.astype(np.float32)
+    given = obs.detach().cpu().numpy()
+    rows = given.astype(np.float32)
+    if np.array_equal(rows, given, equal_nan=True) or live.dtype != np.float64:
+        shown = live.astype(np.float32)
+    else:
+        rows, shown = given, live
     count = len(shown)
     if len(rows) % count == 0 and _same(rows, shown.repeat(len(rows) // count, 0)).all():
         return th.arange(count).repeat_interleave(len(rows) // count)
     source = np.full(len(rows), -1)
     for number in reversed(range(count)):
-        source[_same(rows, shown[number])] = number
+        fits = _same(rows, shown[number])
+        for row in np.flatnonzero(fits & (source >= 0)):
+            if not _same(live[number], live[source[row]]):
+                raise ValueError(
+                    f"Row {row} fits environments {number} and {source[row]}, which show different observations that are "
+                    "equal in float32: pass the observations in float64."
+                )
+        source[fits] = number
     if (source < 0).any():
         row = int(np.flatnonzero(source < 0)[0])
         largest = float(np.nanmin(np.abs(rows[row] - shown).max(1)))

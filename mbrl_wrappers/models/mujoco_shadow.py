@@ -157,7 +157,7 @@ class ShadowPhysics:
     def _load(self, number: int, row: Snapshot) -> Any:
         shadow = self._shadows[number]
         if row.attributes is not None:
-            copied = copy_attributes(shadow, row.attributes, _FIXED)
+            copied = copy_attributes(shadow, row.attributes, _FIXED, None)
             attributes = vars(shadow)
             for name in attributes.keys() - _FIXED - copied.keys():
                 del attributes[name]

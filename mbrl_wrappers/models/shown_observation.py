@@ -45,8 +45,8 @@ def _is_right(env: AnyEnv, name: str) -> bool:
             for _ in range(_TRIAL_STEPS):
                 if not np.array_equal(np.asarray(shown), _read(copy_env(trial), name)):
                     return False
-                shown, _, terminated, _, _ = trial.step(trial.action_space.sample())
-                if terminated:
+                shown, _, terminated, truncated, _ = trial.step(trial.action_space.sample())
+                if terminated or truncated:
                     shown, _ = trial.reset()
             return np.array_equal(np.asarray(shown), _read(copy_env(trial), name))
         except Exception:  # whatever the guess ran into, it was no way of reading
