@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from mbrl_wrappers.checks import at_least
-from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, match_rows
-from mbrl_wrappers.models.mujoco_physics import FormulaPhysics
+from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows
+from mbrl_wrappers.models.mujoco_physics import FormulaPhysics, fits_rollout
 from mbrl_wrappers.models.mujoco_shadow import Attributes, ShadowPhysics, Snapshot, blank
 from mbrl_wrappers.models.mujoco_tasks import SimulatedStep, step_formula
 from mbrl_wrappers.objects import Objects
@@ -38,6 +38,8 @@ class MujocoState(NamedTuple):
         lagged: ``(B, L)`` float64, what the task reads before a step and MuJoCo computed during the one before.
         source: ``(B,)`` int64, the environment that the row belongs to.
         attributes: ``(B,)`` what steps of a class that is not known may change in the environment itself; else None.
+        truncated: ``(B,)`` bool, whether the environment itself has truncated the episode; a ``TimeLimit`` does not
+            count.
     """
 
     obs: Tensor
@@ -45,6 +47,7 @@ class MujocoState(NamedTuple):
     lagged: Tensor
     source: Tensor
     attributes: Objects[Attributes | None]
+    truncated: Tensor
 
 
 class MujocoModel:
@@ -96,6 +99,10 @@ class MujocoModel:
         self._shadow = ShadowPhysics(self._envs)
         self._formula = self._fast_physics()
         self.backend: Literal["rollout", "env"] = "env" if self._formula is None else "rollout"
+        if self._formula is None:
+            shape = self.action_space.shape or ()
+            for number in range(len(self._envs)):
+                self._shadow.check(number, list(self._trial_actions(1).reshape(5, *shape)), self._obs_size)
 
     def reset(self, obs: Tensor, *, generator: Generator) -> MujocoState:
         """Start one trajectory per row of ``obs (B, O)`` from the state of the environment that shows it.
@@ -103,6 +110,7 @@ class MujocoModel:
         Raises:
             ValueError: no environment shows an observation now.
         """
+        check_spaces(self._envs, self.observation_space, self.action_space)
         if not self._shadow.is_current:
             self._build()
         read = [self._shadow.read(number) for number in range(len(self._envs))]
@@ -153,33 +161,32 @@ class MujocoModel:
 
     def _roll(self, state: MujocoState, actions: Array, generator: Generator) -> tuple[list[Snapshot], SimulatedStep]:
         """Every row in its copy of the environment: ``actions (B, H, ...)``."""
-        if not self._shadow.known:
-            self._shadow.reseed(draw_seed(generator))
-        shaped = actions.reshape(*actions.shape[:2], *(self.action_space.shape or ()))
+        shaped = np.array(actions).reshape(*actions.shape[:2], *(self.action_space.shape or ()))
         outcome, snapshots = blank(shaped.shape[:2], self._obs_size), []
-        for row, (number, snapshot) in enumerate(_rows(state)):
-            snapshot, steps = self._shadow.roll(number, snapshot, list(shaped[row]), self._obs_size)
-            snapshots.append(snapshot)
-            outcome.obs[row], outcome.reward[row], outcome.terminated[row] = steps
+        with self._shadow.noise(0 if self._shadow.known else draw_seed(generator)):
+            for row, (number, snapshot) in enumerate(_rows(state)):
+                snapshot, steps = self._shadow.roll(number, snapshot, list(shaped[row]), self._obs_size)
+                snapshots.append(snapshot)
+                outcome.obs[row], outcome.reward[row], outcome.terminated[row] = steps
         return snapshots, outcome
 
     def _fast_physics(self) -> FormulaPhysics | None:
-        """The fast way, if the task is known and five steps from its start come out equal in every bit."""
+        """The fast way, if the task is known, the environments are alike and some steps come out equal in every bit."""
         formulas = [step_formula(env) for env in self._envs]
         formula = formulas[0]
         if formula is None or any(other != formula for other in formulas) or not self._shadow.known:
             return None
+        if not fits_rollout(self._envs):
+            return None
         fast = FormulaPhysics(self._envs, formula, self.threads)
-        return fast if self._agrees(fast) else None
+        return fast if all(self._agrees(fast, number) for number in range(len(self._envs))) else None
 
-    def _agrees(self, fast: FormulaPhysics) -> bool:
-        """Whether five steps of two rows, up to their terminations, equal those of a copy of the environment."""
-        start, lagged = self._shadow.fresh_start()
-        rng = np.random.default_rng(0)
-        actions = self._to_env(th.as_tensor(rng.uniform(-1, 1, (2, 5, self.codec.size)), dtype=th.float32))
-        row = Snapshot(start, lagged, None)
-        both, source = start[None].repeat(2, 0), np.zeros(2, np.int64)
-        truths = [self._shadow.roll(0, row, list(taken), self._obs_size)[1] for taken in actions]
+    def _agrees(self, fast: FormulaPhysics, number: int) -> bool:
+        """Whether five steps of two rows, up to their terminations, equal those of a copy of an environment."""
+        row = self._shadow.fresh_start(number)
+        actions = self._trial_actions(2)
+        both, source = row.physics[None].repeat(2, 0), np.full(2, number)
+        truths = [self._shadow.roll(number, row, list(taken), self._obs_size)[1] for taken in actions]
         truth = SimulatedStep(*(np.stack(field) for field in zip(*truths, strict=True)))  # (2, 5, ...)
         read = np.logical_or.accumulate(truth.terminated, 1).cumsum(1) <= 1  # nothing is read after a termination
         whole, (_, first) = fast.rollout(both, source, actions), fast.step(both, source, actions[:, 0])
@@ -187,6 +194,11 @@ class MujocoModel:
             np.array_equal(wanted[read], got[read]) and np.array_equal(wanted[:, 0], got_first)
             for wanted, got, got_first in zip(truth, whole, first, strict=True)
         )
+
+    def _trial_actions(self, rows: int) -> Array:
+        """Five random environment actions for each row, ``(B, 5, ...)``."""
+        rng = np.random.default_rng(0)
+        return self._to_env(th.as_tensor(rng.uniform(-1, 1, (rows, 5, self.codec.size)), dtype=th.float32))
 
 
 def _usable_cores() -> int:
@@ -220,9 +232,9 @@ def _look_inside(env: AnyEnv) -> Any:
 
 def _rows(state: MujocoState) -> list[tuple[int, Snapshot]]:
     """The environment and the snapshot of each row."""
-    physics, lagged = state.physics.numpy(), state.lagged.numpy()
+    physics, lagged, truncated = state.physics.numpy(), state.lagged.numpy(), state.truncated.tolist()
     return [
-        (number, Snapshot(physics[row], lagged[row], attributes))
+        (number, Snapshot(physics[row], lagged[row], attributes, truncated[row]))
         for row, (number, attributes) in enumerate(zip(state.source.tolist(), state.attributes, strict=True))
     ]
 
@@ -234,6 +246,7 @@ def _stack(obs: list[Array], rows: list[Snapshot], source: Tensor) -> MujocoStat
         th.from_numpy(np.stack([row.lagged for row in rows])),
         source,
         Objects([row.attributes for row in rows]),
+        th.tensor([row.truncated for row in rows]),
     )
 
 

@@ -17,6 +17,27 @@ from mbrl_wrappers.models.mujoco_tasks import SimulatedStep, StepFormula
 Array = NDArray[Any]
 
 
+def fits_rollout(envs: Sequence[Any]) -> bool:
+    """Whether the physics of all environments can run in one call.
+
+    Their models must have equal sizes and timesteps, a step must be equally many physics steps, and nothing may be
+    there that ``mujoco.rollout`` resets (equality constraints, mocap bodies).
+    """
+    first = envs[0]
+    alike = all(
+        (env.frame_skip, env.model.opt.timestep) == (first.frame_skip, first.model.opt.timestep)
+        and _sizes(env.model) == _sizes(first.model)
+        for env in envs[1:]
+    )
+    return alike and first.model.neq == 0 == first.model.nmocap
+
+
+def _sizes(model: Any) -> dict[str, int]:
+    """The sizes of everything in a simulated model, which its data must fit."""
+    named = ((name, getattr(model, name)) for name in dir(model) if name.startswith("n"))
+    return {name: size for name, size in named if isinstance(size, int)}
+
+
 class FormulaPhysics:
     """Physics on scratch data, with the outcome computed from states.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from mbrl_wrappers.models.copy_trial import check_copies
 from mbrl_wrappers.models.env_copies import copy_attributes, copy_env
 from mbrl_wrappers.models.mujoco_state import INTEGRATION, StateLayout, physics_of, quiet
 from mbrl_wrappers.models.mujoco_tasks import SimulatedStep
+from mbrl_wrappers.models.object_graph import contents, walk
+from mbrl_wrappers.seeding import fenced_global_streams
 from mbrl_wrappers.tasks.recipes import RECIPES
 from mbrl_wrappers.tasks.wrappers import class_name
 
@@ -38,6 +42,9 @@ _FIXED = frozenset({"model", "data", "mujoco_renderer", "spec", "metadata", "ren
     *("action_space", "observation_space", "_np_random", "_np_random_seed")
 }
 
+_UNUSED = frozenset({"_ezpickle_args", "_ezpickle_kwargs", "init_qpos", "init_qvel", "observation_structure"})
+"""Attributes of known classes that no step reads."""
+
 
 def blank(rows: tuple[int, ...], obs_size: int) -> SimulatedStep:
     """Outcomes of failed steps: NaN, and no termination."""
@@ -45,11 +52,19 @@ def blank(rows: tuple[int, ...], obs_size: int) -> SimulatedStep:
 
 
 class Snapshot(NamedTuple):
-    """One row as an environment knows it: ``physics (S,)``, ``lagged (L,)`` and what else its steps may change."""
+    """One row of a copied environment.
+
+    Attributes:
+        physics: ``(S,)``.
+        lagged: ``(L,)``.
+        attributes: what else its steps may change; None for known classes.
+        truncated: whether the environment itself has truncated the episode.
+    """
 
     physics: Array
     lagged: Array
     attributes: Attributes | None
+    truncated: bool = False
 
 
 class ShadowPhysics:
@@ -62,35 +77,34 @@ class ShadowPhysics:
     def __init__(self, envs: Sequence[Any]) -> None:
         self._envs = tuple(envs)
         name = class_name(envs[0])
-        self.known = name in RECIPES and all(class_name(env) == name for env in envs)
+        self.known = name in RECIPES and all(class_name(env) == name and not _overrides(env) for env in envs)
         self._lagged = LAGGED.get(name, ()) if self.known else DERIVED
+        self._draws_globally = not self.known and any([check_copies(env) for env in envs])
         self._shadows: list[Any] = [None] * len(envs)
         self._views: list[list[Array]] = [[]] * len(envs)
+        self._streams: list[np.random.Generator | None] = [None] * len(envs)
         for number in range(len(envs)):
             self.renew(number)
         self.layout = StateLayout.of(envs[0].model)
-        self._constants = self._read_constants()
+        self._models = [env.model for env in envs]
+        self._constants = [_constants(env) for env in envs]
 
     @property
     def is_current(self) -> bool:
-        """Whether the live environments have the weights and ranges that they were copied with."""
-        return self._constants == self._read_constants()
+        """Whether the live environments are what they were when they were copied.
 
-    def _read_constants(self) -> list[Attributes]:
-        """The numbers in the attributes of environments of a known class, which no step changes; of others nothing."""
-        if not self.known:
-            return []
-        plain = (bool, int, float, tuple)
-        return [
-            {name: value for name, value in vars(env).items() if type(value) in plain and name not in _FIXED}
-            for env in self._envs
-        ]
+        Compared are the simulated model itself, its physics timestep and, for known classes, the values of all
+        attributes, which no step changes. Other numbers of the simulated model are read in each step.
+        """
+        same = all(env.model is model for env, model in zip(self._envs, self._models, strict=True))
+        return same and (not self.known or self._constants == [_constants(env) for env in self._envs])
 
     def renew(self, number: int) -> Any:
         """Make the shadow of one environment anew, as it is now."""
         shadow: Any = copy_env(self._envs[number])
         shadow.mujoco_renderer = None
         self._shadows[number] = shadow
+        self._streams[number] = None
         arrays = (getattr(shadow.data, name, None) for name in self._lagged)
         self._views[number] = [array.reshape(-1) for array in arrays if array is not None]
         return shadow
@@ -119,46 +133,99 @@ class ShadowPhysics:
     def roll(self, number: int, row: Snapshot, actions: Sequence[Any], obs_size: int) -> tuple[Snapshot, SimulatedStep]:
         """The steps of one row: ``H`` environment actions to the last snapshot and the outcomes ``(H, ...)``.
 
-        Steps after a termination are not taken: they repeat its observation, with reward 0. From the first step that
-        fails on, outcomes and snapshot are NaN.
+        Steps after a termination or a truncation are not taken: they repeat its observation, with reward 0. From the
+        first step that fails on, outcomes and snapshot are NaN.
         """
         outcome = blank((len(actions),), obs_size)
         if not np.isfinite(row.physics).all():
             return row, outcome
         shadow = self._load(number, row)
-        data = shadow.data
+        if row.truncated:
+            outcome.obs[:], outcome.reward[:] = shadow._get_obs(), 0.0
+            return row, outcome
+        data, truncated = shadow.data, False
         for t, action in enumerate(actions):
             data.warning.number.fill(0)
             possible = np.isfinite(action).all()
             if possible:
                 with quiet():
-                    obs, reward, terminated, *_ = shadow.step(action)
+                    obs, reward, terminated, truncated, _ = shadow.step(action)
             if not possible or data.warning.number.any():
                 return Snapshot(np.full_like(row.physics, np.nan), row.lagged, row.attributes), outcome
             outcome.obs[t], outcome.reward[t], outcome.terminated[t] = obs, reward, terminated
-            if terminated and len(actions) > 1:
-                outcome.obs[t:], outcome.reward[t + 1 :], outcome.terminated[t:] = obs, 0.0, True
+            if truncated or (terminated and len(actions) > 1):
+                outcome.obs[t:], outcome.reward[t + 1 :], outcome.terminated[t:] = obs, 0.0, terminated
                 break
-        return self._save(number), outcome
+        return self._save(number)._replace(truncated=bool(truncated)), outcome
 
-    def fresh_start(self) -> tuple[Array, Array]:
-        """Physics ``(S,)`` and lagged quantities ``(L,)`` at the start of an episode of the first environment."""
-        shadow = self.renew(0)
+    def check(self, number: int, actions: Sequence[Any], obs_size: int) -> None:
+        """Compare steps from a snapshot with those of a whole copy of the environment, made at the same moment.
+
+        Args:
+            number: of the environment.
+            actions: three or more; the first leads to the snapshot.
+            obs_size: ``O``.
+
+        Raises:
+            TypeError: they differ: a step depends on something that is in no snapshot.
+        """
+        shadow = self.renew(number)
+        try:
+            shadow.reset(seed=0)
+            _, _, terminated, truncated, _ = shadow.step(np.array(actions[0]))
+        except Exception:  # it may want options, or a reset of its own kind
+            terminated = True
+        if not terminated and not truncated:
+            row, whole = self._save(number), copy_env(shadow, 0)
+            truth: list[Any] = []
+            with fenced_global_streams(0), quiet():
+                for action in actions[1:]:
+                    truth.append(whole.step(np.array(action))[:4])
+                    if truth[-1][2] or truth[-1][3]:
+                        break
+            taken = [np.array(action) for action in actions[1 : 1 + len(truth)]]
+            self.roll(number, row, [-action for action in taken], obs_size)  # elsewhere, before it goes back
+            with fenced_global_streams(0):
+                self._streams[number] = np.random.Generator(np.random.PCG64(0))
+                _, got = self.roll(number, row, taken, obs_size)
+            obs, reward, ended = (np.array([step[field] for step in truth]) for field in range(3))
+            if not all(
+                np.array_equal(wanted, found, equal_nan=True)
+                for wanted, found in zip((obs, reward, ended), got, strict=True)
+            ):
+                raise TypeError(
+                    f"MujocoModel does not follow {self._envs[number]}: its steps depend on more than its physics and its "
+                    "attributes (changes to env.model or contacts of the step before, for example). Use ClonedEnvModel, "
+                    "which copies the whole environment in each step."
+                )
+        self.renew(number)  # a reset may have changed more than physics
+
+    def fresh_start(self, number: int) -> Snapshot:
+        """The start of an episode of one environment."""
+        shadow = self.renew(number)
         shadow.reset(seed=0)
-        start = self._save(0)
-        self.renew(0)  # a reset may have changed more than physics
-        return start.physics, start.lagged
+        start = self._save(number)
+        self.renew(number)  # a reset may have changed more than physics
+        return start
 
-    def reseed(self, seed: int) -> None:
-        """Give the copies a random stream, for classes whose steps may draw from it."""
-        for number, shadow in enumerate(self._shadows):
-            shadow._np_random = np.random.default_rng([seed, number])
+    @contextmanager
+    def noise(self, seed: int) -> Iterator[None]:
+        """Let the copies of classes that are not known draw new random numbers inside the block."""
+        if self.known:
+            yield
+            return
+        self._streams = [np.random.Generator(np.random.PCG64([seed, number])) for number in range(len(self._envs))]
+        with fenced_global_streams(seed) if self._draws_globally else nullcontext():
+            yield
 
     def _load(self, number: int, row: Snapshot) -> Any:
         shadow = self._shadows[number]
         if row.attributes is not None:
-            copied = copy_attributes(shadow, row.attributes, _FIXED, None)
+            stream = self._streams[number]
+            copied = copy_attributes(shadow, row.attributes, _FIXED, stream)
             attributes = vars(shadow)
+            if stream is not None:
+                shadow._np_random = stream
             for name in attributes.keys() - _FIXED - copied.keys():
                 del attributes[name]
             attributes.update(copied)
@@ -178,3 +245,14 @@ class ShadowPhysics:
     def _attributes(shadow: Any) -> Attributes:
         """What a step may change besides physics. Not copied here, for each load copies it."""
         return {name: value for name, value in vars(shadow).items() if name not in _FIXED}
+
+
+def _overrides(env: Any) -> bool:
+    """Whether something callable was put in the place of a method of this very environment."""
+    return any(callable(value) for name, value in vars(env).items() if name not in _FIXED)
+
+
+def _constants(env: Any) -> list[tuple[str, object]]:
+    """The values in the attributes of an environment, and its physics timestep."""
+    named = [(name, value) for name, value in vars(env).items() if name not in _FIXED and name not in _UNUSED]
+    return [("timestep", env.model.opt.timestep), *((name, contents(value)) for name, value in walk(named))]

@@ -126,7 +126,9 @@ def contents(value: Any) -> object:
         return kind, value.get_state().numpy().tobytes()
     if isinstance(value, list | tuple | deque | dict | set | frozenset):
         return kind, len(value)
-    if hasattr(value, "__dict__") or isinstance(value, FunctionType | MethodType | type | ModuleType):
+    if isinstance(value, FunctionType):
+        return kind, value.__code__
+    if hasattr(value, "__dict__") or isinstance(value, MethodType | type | ModuleType):
         return kind
     try:
         return kind, pickle.dumps(value, 4)
