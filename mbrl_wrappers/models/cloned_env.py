@@ -88,7 +88,8 @@ class ClonedEnvModel:
         self.device = th.device("cpu")
         self._dtype = th.float64 if self.observation_space.dtype == np.float64 else th.float32
         self._draws_globally = any([check_copies(member) for member in self._envs])
-        self._read: Callable[[AnyEnv], Any] | None = observation_reader(self._envs[0])
+        with fenced_global_streams(None):
+            self._read: Callable[[AnyEnv], Any] | None = observation_reader(self._envs[0])
         self.checks_observations = self._read is not None
 
     @property

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from types import BuiltinFunctionType, FunctionType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch as th
 
-from mbrl_wrappers.models.env_copies import DISPLAYS, LEFT_OUT, AnyEnv, UncopyableError, copy_env, layers
+from mbrl_wrappers.models.env_copies import DISPLAYS, LEFT_OUT, AnyEnv, UncopyableError, constants_of, copy_env, layers
+from mbrl_wrappers.models.object_copies import memory_owner
 from mbrl_wrappers.models.object_graph import contents, walk
 from mbrl_wrappers.models.outside_state import OutsideState
 from mbrl_wrappers.seeding import fenced_global_streams, global_stream_states
 from mbrl_wrappers.tasks.wrappers import class_name
 
-TRIAL_STEPS = 4
+TRIAL_STEPS = 3
+
+_CONSTANT = (NoneType, bool, int, float, complex, str, bytes, tuple, frozenset, np.generic, type, ModuleType) + (
+    *(FunctionType, BuiltinFunctionType),
+)
 
 _HELP = (
     "Make it an attribute of the environment that is set in __init__ or reset and read through self, or pass the model "
@@ -45,10 +52,11 @@ def check_copies(env: AnyEnv) -> bool:
             shares with its copies; its code reads the live environment by another way than ``self``; or a copy and
             what it was copied from answer the same action differently.
     """
-    copy_env(env)
+    copied = {id(value): value for _, value in _objects(copy_env(env))}
     _refuse_tensors_over_arrays(env)
-    before = _snapshot(env)
-    outside = OutsideState([value for _, value in _objects(env)])
+    before, objects = _snapshot(env), _objects(env)
+    shared = [(name, value) for name, value in objects if id(value) in copied and not isinstance(value, _CONSTANT)]
+    outside = OutsideState([value for _, value in objects], shared)
     _refuse_outside_environments(env, outside)
     with fenced_global_streams(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what an environment has to say, the live one says
@@ -72,15 +80,16 @@ def check_copies(env: AnyEnv) -> bool:
 
 def _trial(env: AnyEnv) -> Trial:
     first = copy_env(env, 0)
-    first.action_space.seed(0)
+    actions = copy.deepcopy(first.action_space)
+    actions.seed(0)
     try:
         first.reset(seed=0)
     except Exception:  # it may want options, or a reset of its own kind
         return Trial(frozenset(), draws_globally=False)
-    start, draws = _snapshot(first), False
+    start = before = _snapshot(first)
+    draws = False
     for number in range(TRIAL_STEPS):
-        action = first.action_space.sample()
-        before = _snapshot(first)
+        action = actions.sample()
         one, other = (_step(copy_env(first), action, number) for _ in range(2))
         moved = _first_change(before, _snapshot(first))
         if moved is not None:
@@ -94,9 +103,10 @@ def _trial(env: AnyEnv) -> Trial:
                 f"{env} cannot be copied: after {number} steps a copy answers an action by {one.outcome}, the original "
                 f"by {own.outcome}. Something that decides what comes next is shared or lost in copies. {_HELP}"
             )
+        before = _snapshot(first)
         if own.over:
             break
-    return Trial(frozenset(_changes(start, _snapshot(first))), draws)
+    return Trial(frozenset(_changes(start, before)), draws)
 
 
 class _Answer(NamedTuple):
@@ -123,7 +133,9 @@ def _step(env: AnyEnv, action: Any, seed: int) -> _Answer:
 def _objects(env: AnyEnv) -> list[tuple[str, Any]]:
     """Everything in an environment that a copy has, with names such as ``CartPoleEnv.state[0]``."""
     kept = [layer for layer in layers(env) if class_name(layer) not in LEFT_OUT]
-    return list(walk([(type(layer).__name__, layer) for layer in kept], without=DISPLAYS))
+    kinds: list[Any] = [type(layer) for layer in kept]
+    without = DISPLAYS.union(*map(constants_of, kinds))
+    return list(walk([(type(layer).__name__, layer) for layer in kept], without=without))
 
 
 def _snapshot(env: AnyEnv) -> dict[str, list[object]]:
@@ -155,7 +167,7 @@ def _refuse_outside_environments(env: AnyEnv, outside: OutsideState) -> None:
 
 def _refuse_outside_parts(env: AnyEnv, outside: OutsideState, trial: Trial) -> None:
     """Refuse globals that are parts of the environment, if steps change these parts."""
-    inside = {id(value): name for name, value in _objects(env)}
+    inside = {id(value): name for name, value in _objects(env) if not isinstance(value, _CONSTANT)}
     for name, value in outside.objects():
         part = inside.get(id(value))
         if part is not None and any(_is_part(change, part) for change in trial.changes):
@@ -179,9 +191,7 @@ def _refuse_tensors_over_arrays(env: AnyEnv) -> None:
     for name, value in objects:
         if not isinstance(value, np.ndarray) or not value.size:
             continue
-        owner: Any = value
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
+        owner = memory_owner(value)
         start = int(owner.__array_interface__["data"][0])
         for other, storage in tensors:
             if owner.base is None and start < storage.data_ptr() + storage.nbytes() and storage.data_ptr() < start + owner.nbytes:

@@ -117,7 +117,7 @@ class _EnvCopier(ObjectCopier):
     def attributes(self, layer: AnyEnv, attributes: dict[str, Any]) -> dict[str, Any]:
         """Copies of the attributes of a layer."""
         kind: Any = type(layer)
-        constants, twins = _constants(kind), {}
+        constants, twins = constants_of(kind), {}
         for name, value in attributes.items():
             if name in constants:
                 twins[name] = value
@@ -164,7 +164,7 @@ def _treatment(kind: Any) -> Literal["leave out", "ask it", "copy"]:
 
 
 @lru_cache(maxsize=256)
-def _constants(kind: Any) -> frozenset[str]:
+def constants_of(kind: Any) -> frozenset[str]:
     """The attributes that copies share: what no step changes. Toy text keeps its transitions in large tables."""
     return _SHARED_NAMES | (_TABLES if kind.__module__.startswith("gymnasium.envs.toy_text.") else frozenset())
 

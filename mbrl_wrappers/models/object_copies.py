@@ -120,9 +120,7 @@ class ObjectCopier:
             if hasattr(value, "__dict__"):
                 vars(twin).update(self.dictionary(vars(value)))
             return twin
-        owner = value
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
+        owner = memory_owner(value)
         if not (value.flags.writeable or owner.flags.writeable) and not value.dtype.hasobject:
             return value
         if owner.base is not None:
@@ -287,6 +285,17 @@ def reseed(stream: RandomStream, seeds: np.random.Generator | None) -> None:
         stream.manual_seed(int(seeds.integers(2**62)))
     else:
         stream.seed(int(seeds.integers(2**32)))
+
+
+def memory_owner(view: Array) -> Array:
+    """The array that ``view`` is a view of in the end; ``as_strided`` puts an object of its own in between."""
+    while True:
+        base: Any = view.base
+        if not isinstance(base, np.ndarray) and hasattr(base, "__array_interface__"):
+            base = getattr(base, "base", None)
+        if not isinstance(base, np.ndarray):
+            return view
+        view = base
 
 
 def _address(array: Array) -> int:

@@ -43,19 +43,24 @@ class OutsideState:
 
     Args:
         things: the objects, and functions among them.
+        shared: further objects that copies share, with names.
     """
 
-    def __init__(self, things: list[Any]) -> None:
+    def __init__(self, things: list[Any], shared: list[tuple[str, Any]]) -> None:
         self._seen: set[int] = set()
+        self._shared = shared
         self.places: list[Place] = []
         for thing in things:
             self.places += self._of_function(thing) if isinstance(thing, FunctionType) else self._of_class(type(thing))
-        self._contents = {name: contents(value) for name, value in self.objects() if type(value) is not dict}
-        self._saved = [(value, _saved(value)) for _, value in self.objects()]
+        self._contents = {name: contents(value) for name, value in self._watched() if type(value) is not dict}
+        self._saved = [(value, _saved(value)) for _, value in self._watched()]
 
     def objects(self) -> Iterator[tuple[str, Any]]:
-        """Everything that the variables lead to, with names."""
+        """Everything that the variables lead to, with names; not what ``shared`` leads to."""
         return walk((place.name, place.value) for place in self.places)
+
+    def _watched(self) -> Iterator[tuple[str, Any]]:
+        return walk([*((place.name, place.value) for place in self.places), *self._shared])
 
     def restore(self) -> str | None:
         """Undo what has changed since construction; return the name of a variable that had, None if none had.
@@ -63,13 +68,13 @@ class OutsideState:
         A new key in a dict and the first value of a variable that was None count as no change: caches do that.
         """
         changed = [place for place in self.places if place.value is not None and place.read() is not place.value]
-        now = {name: contents(value) for name, value in self.objects()}
+        now = {name: contents(value) for name, value in self._watched()}
         names = [place.name for place in changed]
         names += [name for name, before in self._contents.items() if now.get(name) != before]
         for place in changed:
             place.write(place.value)
-        if names:
-            for value, saved in self._saved:
+        for value, saved in self._saved:
+            if names or not isinstance(value, dict):
                 _put_back(value, saved)
         return names[0] if names else None
 
