@@ -11,8 +11,8 @@ import gymnasium
 import numpy as np
 import torch as th
 
+from mbrl_wrappers.models.array_windows import memory_owner
 from mbrl_wrappers.models.env_copies import DISPLAYS, LEFT_OUT, AnyEnv, UncopyableError, constants_of, copy_env, layers
-from mbrl_wrappers.models.object_copies import memory_owner
 from mbrl_wrappers.models.object_graph import contents, walk
 from mbrl_wrappers.models.outside_state import OutsideState
 from mbrl_wrappers.seeding import fenced_global_streams, global_stream_states
@@ -20,8 +20,9 @@ from mbrl_wrappers.tasks.wrappers import class_name
 
 TRIAL_STEPS = 3
 
-_CONSTANT = (NoneType, bool, int, float, complex, str, bytes, tuple, frozenset, np.generic, type, ModuleType) + (
-    *(FunctionType, BuiltinFunctionType),
+_CONSTANT = (
+    *(NoneType, bool, int, float, complex, str, bytes, tuple, frozenset, np.generic),
+    *(type, ModuleType, FunctionType, BuiltinFunctionType),
 )
 
 _HELP = (
@@ -93,7 +94,9 @@ def _trial(env: AnyEnv) -> Trial:
         one, other = (_step(copy_env(first), action, number) for _ in range(2))
         moved = _first_change(before, _snapshot(first))
         if moved is not None:
-            raise UncopyableError(f"{env} cannot be copied: a step of its copy changes {moved} of the original. {_HELP}")
+            raise UncopyableError(
+                f"{env} cannot be copied: a step of its copy changes {moved} of the original. {_HELP}"
+            )
         own = _step(first, action, number)
         draws |= own.draws_globally
         if own.raised:
@@ -160,8 +163,8 @@ def _refuse_outside_environments(env: AnyEnv, outside: OutsideState) -> None:
     for name, value in outside.objects():
         if isinstance(value, gymnasium.Env) and id(value) in live:
             raise UncopyableError(
-                f"{env} cannot be copied: its code uses {name}, which is the live environment and would go on being it in "
-                f"a copy. {_HELP}"
+                f"{env} cannot be copied: its code uses {name}, which is the live environment and would be the live "
+                f"one in a copy, too. {_HELP}"
             )
 
 
@@ -172,8 +175,8 @@ def _refuse_outside_parts(env: AnyEnv, outside: OutsideState, trial: Trial) -> N
         part = inside.get(id(value))
         if part is not None and any(_is_part(change, part) for change in trial.changes):
             raise UncopyableError(
-                f"{env} cannot be copied: its code reads {part} as {name}, too, and in a copy that would be the live one. "
-                f"{_HELP}"
+                f"{env} cannot be copied: its code reads {part} as {name}, too, and in a copy that would be the live "
+                f"one. {_HELP}"
             )
 
 
@@ -194,8 +197,12 @@ def _refuse_tensors_over_arrays(env: AnyEnv) -> None:
         owner = memory_owner(value)
         start = int(owner.__array_interface__["data"][0])
         for other, storage in tensors:
-            if owner.base is None and start < storage.data_ptr() + storage.nbytes() and storage.data_ptr() < start + owner.nbytes:
+            if (
+                owner.base is None
+                and start < storage.data_ptr() + storage.nbytes()
+                and storage.data_ptr() < start + owner.nbytes
+            ):
                 raise UncopyableError(
-                    f"{env} cannot be copied: {other} is a tensor over the memory of the array {name}, and copies of the two "
-                    "would not share it. Keep one of them and make the other from it where it is used."
+                    f"{env} cannot be copied: {other} is a tensor over the memory of the array {name}, and copies of "
+                    "the two would not share it. Keep one of them and make the other from it where it is used."
                 )

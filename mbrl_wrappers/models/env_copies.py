@@ -12,8 +12,9 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from mbrl_wrappers.models.object_copies import ObjectCopier, is_plain, reseed
+from mbrl_wrappers.models.object_copies import ObjectCopier, is_plain
 from mbrl_wrappers.models.object_graph import random_streams
+from mbrl_wrappers.models.random_streams import reseed
 from mbrl_wrappers.tasks.functions import TRANSPARENT
 from mbrl_wrappers.tasks.wrappers import class_name
 
@@ -145,9 +146,9 @@ class _EnvCopier(ObjectCopier):
         if isinstance(error, UncopyableError):
             return error
         return UncopyableError(
-            f"{self._env} cannot be copied: in {class_name(layer)}, {what} refuses ({error}). Keep what cannot be copied "
-            "(files, sockets, locks, generators, handles of a simulator) out of the environment, or give its class a "
-            "__deepcopy__ that knows how."
+            f"{self._env} cannot be copied: in {class_name(layer)}, {what} refuses ({error}). Keep what cannot be "
+            "copied (files, sockets, locks, generators, handles of a simulator) out of the environment, or give its class "
+            "a __deepcopy__ that knows how."
         )
 
 

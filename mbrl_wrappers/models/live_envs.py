@@ -84,11 +84,11 @@ def match_rows(obs: Tensor, live: NDArray[Any]) -> Tensor:
     source = np.full(len(rows), -1)
     for number in reversed(range(count)):
         fits = _same(rows, shown[number])
-        for row in np.flatnonzero(fits & (source >= 0)):
+        for row in np.flatnonzero(fits & (source >= 0)).tolist():
             if not _same(live[number], live[source[row]]):
                 raise ValueError(
-                    f"Row {row} fits environments {number} and {source[row]}, which show different observations that are "
-                    "equal in float32: pass the observations in float64."
+                    f"Row {row} fits environments {number} and {source[row]}, which show different observations "
+                    "that are equal in float32: pass the observations in float64."
                 )
         source[fits] = number
     if (source < 0).any():

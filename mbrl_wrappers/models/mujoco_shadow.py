@@ -169,36 +169,38 @@ class ShadowPhysics:
         Raises:
             TypeError: they differ: a step depends on something that is in no snapshot.
         """
-        shadow = self.renew(number)
-        try:
-            shadow.reset(seed=0)
-            _, _, terminated, truncated, _ = shadow.step(np.array(actions[0]))
-        except Exception:  # it may want options, or a reset of its own kind
-            terminated = True
-        if not terminated and not truncated:
-            row, whole = self._save(number), copy_env(shadow, 0)
-            truth: list[Any] = []
-            with fenced_global_streams(0), quiet():
-                for action in actions[1:]:
-                    truth.append(whole.step(np.array(action))[:4])
-                    if truth[-1][2] or truth[-1][3]:
-                        break
-            taken = [np.array(action) for action in actions[1 : 1 + len(truth)]]
-            self.roll(number, row, [-action for action in taken], obs_size)  # elsewhere, before it goes back
-            with fenced_global_streams(0):
-                self._streams[number] = np.random.Generator(np.random.PCG64(0))
-                _, got = self.roll(number, row, taken, obs_size)
-            obs, reward, ended = (np.array([step[field] for step in truth]) for field in range(3))
-            if not all(
-                np.array_equal(wanted, found, equal_nan=True)
-                for wanted, found in zip((obs, reward, ended), got, strict=True)
-            ):
-                raise TypeError(
-                    f"MujocoModel does not follow {self._envs[number]}: its steps depend on more than its physics and its "
-                    "attributes (changes to env.model or contacts of the step before, for example). Use ClonedEnvModel, "
-                    "which copies the whole environment in each step."
-                )
-        self.renew(number)  # a reset may have changed more than physics
+        with fenced_global_streams(0):
+            shadow = self.renew(number)
+            try:
+                shadow.reset(seed=0)
+                _, _, *ended, _ = shadow.step(np.array(actions[0]))
+            except Exception:  # it may want options, or a reset of its own kind
+                ended = [True]
+            same = any(ended) or self._same_steps(number, actions[1:], obs_size)
+            self.renew(number)  # a reset may have changed more than physics
+        if not same:
+            raise TypeError(
+                f"MujocoModel does not follow {self._envs[number]}: its steps depend on more than its physics and its "
+                "attributes (changes to env.model or contacts of the step before, for example). Use ClonedEnvModel, "
+                "which copies the whole environment in each step."
+            )
+
+    def _same_steps(self, number: int, actions: Sequence[Any], obs_size: int) -> bool:
+        """Whether steps from a snapshot of the present, taken after steps elsewhere, equal those of a whole copy."""
+        row, whole = self._save(number), copy_env(self._shadows[number], 0)
+        truth: list[Any] = []
+        with fenced_global_streams(0), quiet():
+            for action in actions:
+                truth.append(whole.step(np.array(action))[:4])
+                if truth[-1][2] or truth[-1][3]:
+                    break
+        taken = [np.array(action) for action in actions[: len(truth)]]
+        self.roll(number, row, [-action for action in taken], obs_size)
+        with fenced_global_streams(0):
+            self._streams[number] = np.random.Generator(np.random.PCG64(0))
+            _, got = self.roll(number, row, taken, obs_size)
+        wanted = (np.array([step[field] for step in truth]) for field in range(3))
+        return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(wanted, got, strict=True))
 
     def fresh_start(self, number: int) -> Snapshot:
         """The start of an episode of one environment."""

@@ -20,7 +20,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from mbrl_wrappers.models.object_graph import RandomStream, is_constant, random_streams
+from mbrl_wrappers.models.array_windows import address, dense, memory_owner, window
+from mbrl_wrappers.models.object_graph import is_constant, random_streams
+from mbrl_wrappers.models.random_streams import reseed
 
 Array = NDArray[Any]
 
@@ -61,7 +63,7 @@ class ObjectCopier:
         Raises:
             TypeError: ``value`` or something in it cannot be copied.
         """
-        kind = type(value)
+        kind: Any = type(value)
         if kind in _ATOMS:
             return value
         known = self.memo.get(id(value), _MISSING)
@@ -116,10 +118,10 @@ class ObjectCopier:
             TypeError: the memory belongs to something that a copy cannot have twice.
         """
         if type(value) is not np.ndarray:
-            twin: Any = self.array(np.asarray(value)).view(type(value))
+            tagged: Array = self.array(np.asarray(value)).view(type(value))
             if hasattr(value, "__dict__"):
-                vars(twin).update(self.dictionary(vars(value)))
-            return twin
+                vars(tagged).update({name: self.copy(item) for name, item in vars(value).items()})
+            return tagged
         owner = memory_owner(value)
         if not (value.flags.writeable or owner.flags.writeable) and not value.dtype.hasobject:
             return value
@@ -130,14 +132,14 @@ class ObjectCopier:
         known = self.memo.get(id(owner), _MISSING)
         if known is _MISSING:
             known = self.memo[id(owner)] = self._owned(owner)
-        return _window(value, _address(owner), _dense(np.asarray(known)))
+        return window(value, address(owner), dense(np.asarray(known)))
 
     def _owned(self, value: Array) -> Array:
         twin = np.array(value, order="K")
         if value.dtype == object:
             self.memo[id(value)] = twin  # it may contain itself
-            for place, item in enumerate(_dense(twin)):
-                _dense(twin)[place] = self.copy(item)
+            for place, item in enumerate(dense(twin)):
+                dense(twin)[place] = self.copy(item)
         return twin
 
     def _borrowed(self, value: Array, owner: Array) -> Array:
@@ -151,12 +153,12 @@ class ObjectCopier:
         if isinstance(base, th.Tensor):
             twin = self.copy(base).detach()
             storage = th.empty(0, dtype=th.uint8).set_(twin.untyped_storage())
-            return _window(value, base.untyped_storage().data_ptr(), storage.numpy())
+            return window(value, base.untyped_storage().data_ptr(), storage.numpy())
         try:
-            start = _address(np.frombuffer(base, np.uint8))
+            start = address(np.frombuffer(base, np.uint8))
         except (TypeError, ValueError):  # no buffer: whoever made the array keeps no other way to its memory
             return self._owned(value)
-        return _window(value, start, np.frombuffer(self.copy(base), np.uint8))
+        return window(value, start, np.frombuffer(self.copy(base), np.uint8))
 
     def function(self, value: FunctionType) -> FunctionType:
         """A function; one with a closure, or with defaults that can change, gets its own."""
@@ -203,7 +205,8 @@ class ObjectCopier:
 
     def bits(self, value: np.random.BitGenerator) -> np.random.BitGenerator:
         """What a numpy generator draws from; several times as fast as ``copy.deepcopy``."""
-        twin: Any = type(value)(0)  # type: ignore[call-arg]
+        kind: Any = type(value)
+        twin: np.random.BitGenerator = kind(0)
         twin.state = value.state
         reseed(twin, self.stream)
         return twin
@@ -240,8 +243,8 @@ class ObjectCopier:
 
     def by_protocol(self, value: Any) -> Any:
         """Everything else, by what it says to pickle and ``copy.deepcopy``: ``object.__reduce_ex__``."""
-        kind = type(value)
-        reduced = copyreg.dispatch_table.get(kind, lambda thing: thing.__reduce_ex__(4))(value)
+        reducer: Any = copyreg.dispatch_table.get(type(value))
+        reduced = value.__reduce_ex__(4) if reducer is None else reducer(value)
         if isinstance(reduced, str):
             return value
         self._kept.append(reduced)
@@ -270,55 +273,6 @@ class ObjectCopier:
             TypeError: always.
         """
         raise TypeError(f"a {type(value).__name__} cannot be copied")
-
-
-def reseed(stream: RandomStream, seeds: np.random.Generator | None) -> None:
-    """Seed ``stream`` by a draw of ``seeds``, in place; None leaves it as it is."""
-    if seeds is None or stream is seeds:
-        return
-    if isinstance(stream, np.random.Generator):
-        stream = stream.bit_generator
-    if isinstance(stream, np.random.BitGenerator):
-        fresh: Any = type(stream)(int(seeds.integers(2**62)))  # type: ignore[call-arg]
-        stream.state = fresh.state
-    elif isinstance(stream, th.Generator):
-        stream.manual_seed(int(seeds.integers(2**62)))
-    else:
-        stream.seed(int(seeds.integers(2**32)))
-
-
-def memory_owner(view: Array) -> Array:
-    """The array that ``view`` is a view of in the end; ``as_strided`` puts an object of its own in between."""
-    while True:
-        base: Any = view.base
-        if not isinstance(base, np.ndarray) and hasattr(base, "__array_interface__"):
-            base = getattr(base, "base", None)
-        if not isinstance(base, np.ndarray):
-            return view
-        view = base
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _dense(owner: Array) -> Array:
-    """All elements of an array without gaps, in the order of memory: a view."""
-    return owner.transpose(np.argsort(np.negative(owner.strides), kind="stable")).reshape(-1)
-
-
-def _window(view: Array, start: int, memory: Array) -> Array:
-    """The array that lies in ``memory`` as ``view`` lies in the memory that starts at address ``start``."""
-    offset = _address(view) - start
-    if view.size == 0:
-        return view.copy()
-    if view.dtype.hasobject:
-        twin = np.lib.stride_tricks.as_strided(memory[offset // memory.itemsize :], view.shape, view.strides)
-    else:
-        twin = np.ndarray(view.shape, view.dtype, memory.data, offset, view.strides)
-    if not view.flags.writeable:
-        twin.flags.writeable = False
-    return twin
 
 
 @lru_cache(maxsize=1024)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import random
 import sys
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType, ModuleType, NoneType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-RandomStream = np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random | th.Generator
+from mbrl_wrappers.models.random_streams import RandomStream, stream_state
 
 _OPAQUE = sys.stdlib_module_names - {"builtins", "collections", "argparse", "types", "functools", "typing"}
 """The modules of classes whose attributes are their own affair: loggers, threads, paths."""
@@ -45,14 +45,7 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, np.ndarray):
         yield from ((f".flat[{place}]", item) for place, item in enumerate(value.flat) if value.dtype == object)
     elif isinstance(value, FunctionType):
-        names = value.__code__.co_freevars
-        for name, cell in zip(names, value.__closure__ or (), strict=True):
-            try:
-                yield f"'s variable {name}", cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
-        yield from (("'s default", item) for item in value.__defaults__ or ())
-        yield from (("'s default", item) for item in (value.__kwdefaults__ or {}).values())
+        yield from _function_parts(value)
     elif isinstance(value, MethodType):
         yield from ((".__self__", value.__self__), (".__func__", value.__func__))
     elif isinstance(value, BuiltinFunctionType | MethodWrapperType):
@@ -62,6 +55,14 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, weakref.ref):
         yield "()", value()
     yield from attributes(value)
+
+
+def _function_parts(value: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+        with suppress(ValueError):  # an empty cell
+            yield f"'s variable {name}", cell.cell_contents
+    for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
+        yield "'s default", default
 
 
 def attributes(value: Any) -> Iterator[tuple[str, Any]]:
@@ -114,16 +115,8 @@ def contents(value: Any) -> object:
         return kind, value.shape, value.dtype.str, None if value.dtype == object else value.tobytes()
     if isinstance(value, th.Tensor):
         return kind, value.detach().cpu().numpy().tobytes()
-    if isinstance(value, np.random.Generator):
-        return kind, repr(value.bit_generator.state)
-    if isinstance(value, np.random.BitGenerator):
-        return kind, repr(value.state)
-    if isinstance(value, np.random.RandomState):
-        return kind, pickle.dumps(value.get_state())
-    if isinstance(value, random.Random):
-        return kind, value.getstate()
-    if isinstance(value, th.Generator):
-        return kind, value.get_state().numpy().tobytes()
+    if isinstance(value, RandomStream):
+        return kind, stream_state(value)
     if isinstance(value, list | tuple | deque | dict | set | frozenset):
         return kind, len(value)
     if isinstance(value, FunctionType):

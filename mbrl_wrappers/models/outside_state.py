@@ -1,4 +1,4 @@
-"""What the code of an environment reads outside of it: class attributes, module globals, variables that methods close over.
+"""What the code of an environment reads outside of it: class attributes, globals, variables that methods close over.
 
 A copy of the environment shares all of this with the original.
 """
@@ -19,6 +19,7 @@ from mbrl_wrappers.models.object_graph import contents, walk
 
 _LIBRARIES = sys.stdlib_module_names | {"numpy", "torch", "gymnasium", "mujoco", "stable_baselines3", "scipy"}
 _NO_DATA = (FunctionType, type, ModuleType, GetSetDescriptorType, MemberDescriptorType, property, cached_property)
+_DESCRIPTORS = (staticmethod, classmethod, property, cached_property)
 _GLOBAL_NAMES = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME"})
 
 
@@ -110,9 +111,7 @@ class OutsideState:
             elif isinstance(value, type):
                 yield from self._of_class(value)
             elif name in function.__globals__ and not isinstance(value, _NO_DATA):
-                if id(function.__globals__) ^ hash(name) not in self._seen:
-                    self._seen.add(id(function.__globals__) ^ hash(name))
-                    yield _global(function, name, value)
+                yield _global(function, name, value)
 
 
 def _attribute(owner: type, name: str, value: Any) -> Place:
@@ -136,11 +135,8 @@ def _is_library(module: str) -> bool:
 def _function_in(value: Any) -> FunctionType | None:
     """The function behind what a class body makes of it."""
     for name in ("__func__", "fget", "func"):
-        value = getattr(value, name, value) if isinstance(value, staticmethod | classmethod | _PROPERTIES) else value
+        value = getattr(value, name, value) if isinstance(value, _DESCRIPTORS) else value
     return value if isinstance(value, FunctionType) else None
-
-
-_PROPERTIES = property | cached_property
 
 
 def _global_names(code: CodeType) -> set[str]:

@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 
 class Line(gymnasium.Env[Any, Any]):
-    """``v' = v + a / 10``, ``x' = x + v' / 10``; shows ``[x, v]`` and pays ``-x^2``. Subclasses say where x and v are."""
+    """``v' = v + a / 10``, ``x' = x + v' / 10``; shows ``[x, v]``, pays ``-x^2``. Subclasses keep x and v elsewhere."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -346,7 +346,21 @@ class Counter(Line):
 
 
 MOVING: tuple[type[Line], ...] = (
-    *(Line, Arrays, ViewOfView, Reversed, Permuted, Column, Field, OtherType, Objects, Windows, Bytes, FromTensor, Tensors),
+    *(
+        Line,
+        Arrays,
+        ViewOfView,
+        Reversed,
+        Permuted,
+        Column,
+        Field,
+        OtherType,
+        Objects,
+        Windows,
+        Bytes,
+        FromTensor,
+        Tensors,
+    ),
     *(Matrix, Views, ReadOnlyView, Lambda, Default, KeywordDefault, Partial, PartialOfLambda, Bound, InDict, Weak),
     *(Nonlocal, Recursive, Appending, Iterating, Nested, Slots, Counter),
 )

@@ -207,9 +207,9 @@ class HalfCopied(Line):
     def build(self) -> None:
         self.body = self.Shared()
 
-    begin, move, shown = GlobalPart.begin, GlobalPart.move, Line.shown
+    begin, move = GlobalPart.begin, GlobalPart.move
 
-    def shown(self):  # type: ignore[no-redef]
+    def shown(self):
         return self.body.x, self.body.v
 
 
@@ -308,7 +308,17 @@ class SimulatorView(HopperEnv):
 
 
 REFUSED: tuple[Any, ...] = (
-    *(GlobalDict, GlobalArray, GlobalNumber, GlobalStream, GlobalList, ClassNumber, ClassArray, OtherClass, ClassMethod),
+    *(
+        GlobalDict,
+        GlobalArray,
+        GlobalNumber,
+        GlobalStream,
+        GlobalList,
+        ClassNumber,
+        ClassArray,
+        OtherClass,
+        ClassMethod,
+    ),
     *(GlobalPart, GlobalEnvironment, class_around_an_environment, class_around_a_counter, HalfCopied, Forgetful),
     *(Generating, Locked, Threaded, Filed, ClosedOverAFile, Memory, Proxy, TensorOverArray, SimulatorView),
 )

@@ -1,4 +1,4 @@
-"""Copies of environments: what shared memory or an object before shares it afterwards, and nothing with the original."""
+"""Copies of environments keep what they share inside, and share nothing with the original."""
 
 from __future__ import annotations
 
@@ -84,7 +84,14 @@ def test_arrays_without_gaps_and_with_them_are_copied_element_by_element():
     class Holder(Line):
         def build(self) -> None:
             base = np.arange(24.0).reshape(2, 3, 4)
-            self.kept = [base, base[:, ::2, 1:], base.transpose(2, 0, 1)[::-1], base[..., None], base[:0], base[1, 1, 1:2]]
+            self.kept = [
+                base,
+                base[:, ::2, 1:],
+                base.transpose(2, 0, 1)[::-1],
+                base[..., None],
+                base[:0],
+                base[1, 1, 1:2],
+            ]
             self.broadcast = np.broadcast_to(base[0, 0], (3, 4))
 
     env = Holder()
