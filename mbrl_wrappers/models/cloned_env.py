@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from mbrl_wrappers.models.copy_trial import check_copies
 from mbrl_wrappers.models.env_copies import copy_env
-from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows
+from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows, spaces_of
 from mbrl_wrappers.models.shown_observation import observation_reader
 from mbrl_wrappers.objects import Objects
 from mbrl_wrappers.seeding import fenced_global_streams
@@ -80,7 +80,7 @@ class ClonedEnvModel:
 
     def __init__(self, env: object, *, reseed: bool = True) -> None:
         self._envs = bound_envs(env, "ClonedEnvModel")
-        self._reseed = reseed
+        self._spaces, self._reseed = spaces_of(self._envs), reseed
         self._shown_space: AnySpace = self._envs[0].observation_space
         self.observation_space = _model_space(self._shown_space)
         self.action_space: AnySpace = self._envs[0].action_space
@@ -101,6 +101,7 @@ class ClonedEnvModel:
         """The same model of the environments ``numbers`` (int64) alone, in this order."""
         model = copy.copy(self)
         model._envs = tuple(self._envs[number] for number in numbers.tolist())
+        model._spaces = spaces_of(model._envs)
         return model
 
     def encode(self, observation: Any) -> Tensor:
@@ -117,7 +118,7 @@ class ClonedEnvModel:
         Raises:
             ValueError: no environment shows an observation now.
         """
-        check_spaces(self._envs, self._shown_space, self.action_space)
+        check_spaces(self._envs, self._spaces)
         obs, source = self._matched(self.encode(obs))
         seeds = self._seeds(len(self._envs), generator)
         clones = [copy_env(member, seed) for member, seed in zip(self._envs, seeds, strict=True)]

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from mbrl_wrappers.models.object_copies import ObjectCopier, is_plain
+from mbrl_wrappers.models.object_copies import ATOMS, ObjectCopier, is_plain
 from mbrl_wrappers.models.object_graph import random_streams
 from mbrl_wrappers.models.random_streams import reseed
 from mbrl_wrappers.tasks.functions import TRANSPARENT
@@ -120,7 +120,7 @@ class _EnvCopier(ObjectCopier):
         kind: Any = type(layer)
         constants, twins = constants_of(kind), {}
         for name, value in attributes.items():
-            if name in constants:
+            if type(value) in ATOMS or name in constants:
                 twins[name] = value
             elif name in DISPLAYS and not isinstance(value, _DATA):
                 twins[name] = None
@@ -147,8 +147,8 @@ class _EnvCopier(ObjectCopier):
             return error
         return UncopyableError(
             f"{self._env} cannot be copied: in {class_name(layer)}, {what} refuses ({error}). Keep what cannot be "
-            "copied (files, sockets, locks, generators, handles of a simulator) out of the environment, or give its class "
-            "a __deepcopy__ that knows how."
+            "copied (files, sockets, locks, generators, handles of a simulator) out of the environment, or give its "
+            "class a __deepcopy__ that knows how."
         )
 
 

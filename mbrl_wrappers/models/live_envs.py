@@ -42,15 +42,22 @@ def bound_envs(env: object, model: str) -> tuple[AnyEnv, ...]:
     return tuple(members)
 
 
-def check_spaces(envs: Sequence[AnyEnv], observation_space: object, action_space: object) -> None:
-    """Compare the spaces of live environments with those that a model was built for.
+def spaces_of(envs: Sequence[AnyEnv]) -> list[Any]:
+    """The observation and action spaces of environments."""
+    return [space for env in envs for space in (env.observation_space, env.action_space)]
+
+
+def check_spaces(envs: Sequence[AnyEnv], before: list[Any]) -> None:
+    """Compare the spaces of live environments with those that they had ``before``.
 
     Raises:
         ValueError: one has changed.
     """
-    for env in envs:
-        if env.action_space != action_space or env.observation_space != observation_space:
-            raise ValueError(f"The spaces of {env} have changed since the model was built: build the model anew.")
+    for number, (space, old) in enumerate(zip(spaces_of(envs), before, strict=True)):
+        if space is not old and space != old:
+            raise ValueError(
+                f"The spaces of {envs[number // 2]} have changed since the model was built: build the model anew."
+            )
 
 
 def match_rows(obs: Tensor, live: NDArray[Any]) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from mbrl_wrappers.checks import at_least
-from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows
+from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows, spaces_of
 from mbrl_wrappers.models.mujoco_physics import FormulaPhysics, fits_rollout
 from mbrl_wrappers.models.mujoco_shadow import Attributes, ShadowPhysics, Snapshot, blank
 from mbrl_wrappers.models.mujoco_tasks import SimulatedStep, step_formula
@@ -88,6 +88,7 @@ class MujocoModel:
         self.threads = _usable_cores() if threads is None else at_least("threads", threads)
         outer = bound_envs(env, "MujocoModel")
         self._envs = tuple(_look_inside(member) for member in outer)
+        self._spaces = spaces_of(self._envs)
         self.observation_space = check_observation_space(outer[0].observation_space)
         self.action_space: AnySpace = outer[0].action_space
         self.codec = ActionCodec(self.action_space)
@@ -110,7 +111,7 @@ class MujocoModel:
         Raises:
             ValueError: no environment shows an observation now.
         """
-        check_spaces(self._envs, self.observation_space, self.action_space)
+        check_spaces(self._envs, self._spaces)
         if not self._shadow.is_current:
             self._build()
         read = [self._shadow.read(number) for number in range(len(self._envs))]

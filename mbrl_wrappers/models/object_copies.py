@@ -27,9 +27,12 @@ from mbrl_wrappers.models.random_streams import reseed
 Array = NDArray[Any]
 
 _DISPLAY_MODULES = frozenset({"pygame", "glfw", "OpenGL", "moviepy", "cv2", "matplotlib", "pyglet", "imageio"})
-_ATOMS = frozenset(
+ATOMS = frozenset(
     {NoneType, bool, int, float, complex, str, bytes, range, ModuleType, EnvSpec, type(...), type(NotImplemented)}
+    | {np.bool_, np.int32, np.int64, np.uint8, np.float32, np.float64}
 )
+"""The types of values that every copy shares."""
+
 _SIMPLE_SPACES = frozenset({spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary})
 _OWN_COPY = frozenset({"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"})
 _MISSING = object()
@@ -64,7 +67,7 @@ class ObjectCopier:
             TypeError: ``value`` or something in it cannot be copied.
         """
         kind: Any = type(value)
-        if kind in _ATOMS:
+        if kind in ATOMS:
             return value
         known = self.memo.get(id(value), _MISSING)
         if known is not _MISSING:
