@@ -136,8 +136,8 @@ def termination_problem(report: FitReport) -> Problem | None:
     if report.termination_threshold == 1.0:
         return Problem(
             "none seen",
-            "No transition has terminated yet, so the model predicts no terminations. If the task has none, give "
-            f"termination_fn=mbrl_wrappers.tasks.never_terminates. {advice}",
+            "The learned termination has no example: no transition has terminated yet, so the model predicts no "
+            f"terminations. If the task has none, give termination_fn=mbrl_wrappers.tasks.never_terminates. {advice}",
         )
     if events < MIN_EVENTS:
         return Problem(
