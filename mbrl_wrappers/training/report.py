@@ -137,7 +137,8 @@ def termination_problem(report: FitReport) -> Problem | None:
         return Problem(
             "none seen",
             "The learned termination has no example: no transition has terminated yet, so the model predicts no "
-            f"terminations. If the task has none, give termination_fn=mbrl_wrappers.tasks.never_terminates. {advice}",
+            "terminations. Give termination_fn where the rule is known (mbrl_wrappers.tasks has those of many tasks; "
+            "never_terminates if there is none).",
         )
     if events < MIN_EVENTS:
         return Problem(
