@@ -24,7 +24,7 @@ class FitReport:
 
     Attributes:
         epochs: passes over the training rows, the last perhaps cut short by the cap on gradient steps.
-        gradient_steps: optimiser steps, all members in one.
+        gradient_steps: optimiser steps, all members in one; steps that no member could take are not counted.
         rows_seen: training rows consumed, one per row and epoch; members are not counted.
         train_rows: rows trained on.
         holdout_rows: rows held out.
@@ -42,7 +42,9 @@ class FitReport:
             dimension; 0 says that the head predicts one constant and tells no noisy state from a quiet one.
         log_variance_low: lower limit of the log-variance per dimension, averaged over elites.
         log_variance_high: upper limit.
-        elites: members ranked best on the holdout, best first.
+        elites: members ranked best on the holdout, best first; members may be named twice where too few predict finite
+            numbers.
+        diverged_members: members that computed numbers which were not finite, and went back to their best weights.
         termination_threshold: probability above which a learned termination fires; None when a function is given.
         termination_precision: share of the predicted terminations that are true; NaN when none is predicted.
         termination_recall: share of the true terminations that are predicted; NaN when there is none.
@@ -66,6 +68,7 @@ class FitReport:
     log_variance_low: tuple[float, ...]
     log_variance_high: tuple[float, ...]
     elites: tuple[int, ...]
+    diverged_members: tuple[int, ...]
     termination_threshold: float | None
     termination_precision: float | None
     termination_recall: float | None

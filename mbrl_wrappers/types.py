@@ -97,7 +97,7 @@ class Prediction(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The range in which predictions are believed; rows outside are dropped and counted.
+    """The range that predictions must lie in; rows outside of it are dropped and counted.
 
     ``obs_low`` and ``obs_high`` are ``(O,)``, ``reward_low`` and ``reward_high`` are scalars ``()``.
     """
@@ -108,21 +108,36 @@ class Limits(NamedTuple):
     reward_high: Tensor
 
     @classmethod
-    def of(cls, obs: Tensor, reward: Tensor, margin: float = 1.0) -> Limits:
+    def of(cls, obs: Tensor, reward: Tensor | None, margin: float = 1.0) -> Limits:
         """The range of the data, widened on each side by ``margin`` times its width.
 
         Args:
             obs: ``(B, O)`` observations, successors included.
-            reward: ``(B,)``.
+            reward: ``(B,)`` rewards, where the model learns them. None leaves the reward unlimited: a reward that is
+                computed from the observation is right wherever the observation is, also where the data has no such
+                reward (a goal that was not reached yet).
             margin: share of the width of each dimension that is added on both sides.
         """
 
         def widened(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-            # A dimension that never moved keeps a unit of room, else the first noise would drop the row.
+            # A dimension that never moved gets a width of 1, else rounding alone would drop the row.
             width = th.where(high > low, high - low, th.ones_like(high))
             return low - margin * width, high + margin * width
 
-        return cls(*widened(obs.amin(0), obs.amax(0)), *widened(reward.amin(), reward.amax()))
+        limits = cls(*(edge.to(obs.device) for edge in cls.none(obs.shape[1])))
+        low, high = widened(obs.amin(0), obs.amax(0))
+        limits = limits._replace(obs_low=low, obs_high=high)
+        if reward is None:
+            return limits
+        low, high = widened(reward.amin(), reward.amax())
+        return limits._replace(reward_low=low, reward_high=high)
+
+    def of_any_reward(self) -> Limits:
+        """The same range of observations, with every finite reward inside."""
+        anything = Limits.none(len(self.obs_low))
+        return self._replace(
+            reward_low=anything.reward_low.to(self.reward_low), reward_high=anything.reward_high.to(self.reward_high)
+        )
 
     def accepts(self, prediction: Prediction) -> Tensor:
         """Which rows are finite and inside the limits, ``(B,)`` bool (a NaN compares false)."""
@@ -137,7 +152,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def none(cls, obs_size: int) -> Limits:
-        """Limits that let every finite number pass, and nothing else."""
+        """Limits that every finite number is inside of, and nothing else."""
         largest = th.finfo(th.float32).max
         edge = th.full((obs_size,), largest)
         return cls(-edge, edge, th.tensor(-largest), th.tensor(largest))

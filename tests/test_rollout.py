@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from torch import Generator, Tensor
 
-from mbrl_wrappers import FunctionModel, Limits, branched_rollout
+from mbrl_wrappers import FunctionModel, Limits, Prediction, branched_rollout
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model, oracle_step
 
 
@@ -111,11 +111,36 @@ def test_the_row_before_a_dropped_one_is_the_last_of_its_branch() -> None:
     assert out.num_dropped == 2
 
 
-def test_limits_widen_the_data_and_leave_room_in_constant_dimensions() -> None:
+def test_limits_widen_the_data_and_give_constant_dimensions_a_width_of_one() -> None:
     limits = Limits.of(th.tensor([[0.0, 5.0], [2.0, 5.0]]), th.tensor([1.0, 3.0]), margin=0.5)
     assert limits.obs_low.tolist() == [-1.0, 4.5]
     assert limits.obs_high.tolist() == [3.0, 5.5]
     assert (float(limits.reward_low), float(limits.reward_high)) == (0.0, 4.0)
+
+
+def test_a_reward_that_is_not_learned_has_no_limits() -> None:
+    limits = Limits.of(th.tensor([[0.0], [2.0]]), None, margin=0.5)
+    limited = Limits.of(th.tensor([[0.0], [2.0]]), th.tensor([1.0, 3.0]), margin=0.5)
+    obs, flags = th.full((4, 1), 3.0), th.zeros(4, dtype=th.bool)  # exactly on the limit
+    reward = th.tensor([-1e30, 4.0, th.inf, th.nan])
+    assert limits.accepts(Prediction(obs, reward, flags)).tolist() == [True, True, False, False]
+    assert limited.accepts(Prediction(obs, reward, flags)).tolist() == [False, True, False, False]
+    assert limited.of_any_reward().accepts(Prediction(obs, reward, flags)).tolist() == [True, True, False, False]
+    assert not limits.accepts(Prediction(obs + 1e-6, reward * 0, flags)).any()
+    assert th.equal(limited.of_any_reward().obs_high, limited.obs_high)
+
+
+def test_the_models_own_limits_are_obeyed_unless_others_are_given() -> None:
+    model: Any = model_that(lambda obs, action: (obs + 1, obs[:, 0], obs[:, 0] > 9))
+    model.limits = Limits.of(th.zeros(1, 3), th.zeros(1), margin=1.0)  # -1 to 1 in each dimension
+    starts = th.zeros(4, 3)
+
+    def roll(**kwargs: Any) -> tuple[list[int], int]:
+        out = branched_rollout(model, random_policy, starts, 3, generator=th.Generator(), **kwargs)
+        return out.step.tolist(), out.num_dropped
+
+    assert roll() == ([0] * 4, 4)
+    assert roll(limits=Limits.none(3)) == ([0] * 4 + [1] * 4 + [2] * 4, 0)
 
 
 def model_that(step: Any) -> FunctionModel:

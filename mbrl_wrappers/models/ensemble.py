@@ -31,8 +31,8 @@ class EnsembleState(NamedTuple):
     member: Tensor
 
 
-class Forecast(NamedTuple):
-    """What the networks say in raw units: ``change (B, O)``, ``reward (B,)`` and ``logit (B,)`` where learned."""
+class RawOutputs(NamedTuple):
+    """Outputs in raw units: ``change (B, O)`` of the observation, ``reward (B,)`` and ``logit (B,)`` where learned."""
 
     change: Tensor
     reward: Tensor | None
@@ -48,8 +48,12 @@ class EnsembleDynamics(GaussianEnsemble):
     .. math:: s' = s + \mu_\Delta + \sigma_\Delta\,(m_e(s, a) + \sqrt{v_e(s, a)}\,\epsilon),
               \quad \epsilon \sim \mathcal{N}(0, I),
 
-    with input and target statistics taken from the training rows. The learned reward is the mean (a draw would only add
-    noise to the targets of a critic), a learned termination is a classifier with a threshold calibrated on the holdout.
+    with input and target statistics taken from the training rows. A dimension that never changes there (a goal, a
+    constant reward) has :math:`\sigma_\Delta = 0`: it is predicted to stay as it is, exactly. An observation dimension
+    that has one value in all training rows does not influence predictions. The learned reward is the mean (a draw would
+    only add noise to the targets of a critic), a learned termination is a classifier with a threshold calibrated on the
+    holdout. Give ``termination_fn`` where you can: terminations are rare, and a classifier that saw a handful of them
+    finds few others. Float64 observations and actions are cast to the float32 of the weights.
 
     Rows are routed through one elite each: ``propagation`` is ``"ts1"`` (a new elite in each step), ``"tsinf"``
     (one elite for the whole trajectory) or ``"mean"`` (the mixture mean over elites, no noise).
@@ -106,12 +110,23 @@ class EnsembleDynamics(GaussianEnsemble):
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
         self.to(resolve_device(device))
 
+    @property
+    def action_bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest model action, each ``(A,)``."""
+        return self.codec.bounds
+
     # --- predicting -------------------------------------------------------------------------------------------------
 
     def reset(self, obs: Tensor, *, generator: Generator) -> EnsembleState:
-        """Start one trajectory per row of ``obs (B, O)`` and draw its elite."""
+        """Start one trajectory per row of ``obs (B, O)`` and draw its elite.
+
+        Raises:
+            ValueError: for observations of another shape.
+        """
+        if obs.ndim != 2 or obs.shape[1] != self.obs_size:
+            raise ValueError(f"obs must have shape (B, {self.obs_size}), got {tuple(obs.shape)}.")
         drawn = th.randint(self.num_elites, (len(obs),), generator=generator, device=self.device)
-        return EnsembleState(obs, self.elites.index_select(0, drawn))
+        return EnsembleState(self.as_weights(obs), self.elites.index_select(0, drawn))
 
     def step(self, state: EnsembleState, action: Tensor, *, generator: Generator) -> tuple[EnsembleState, Prediction]:
         """Advance every row with model actions ``(B, A)``; differentiable in state and action."""
@@ -137,24 +152,25 @@ class EnsembleDynamics(GaussianEnsemble):
         These are the noise and, in ``"ts1"``, the member; in ``"tsinf"`` it is the state that says which one.
 
         Raises:
-            ValueError: when the rows are no ``groups`` equal blocks.
+            ValueError: when the rows cannot be divided into ``groups`` equal blocks.
         """
         if groups < 1 or len(action) % groups:
             raise ValueError(f"{len(action)} rows cannot be {groups} equal blocks.")
-        inputs, member = self.inputs(state.obs, action), state.member
+        obs, action, member = self.as_weights(state.obs), self.as_weights(action), state.member
+        inputs = self.inputs(obs, action)
         if self.propagation == "mean":
-            forecast = self._mixture_mean(inputs)
+            raw = self._mixture_mean(inputs)
         else:
             if self.propagation == "ts1":
                 block, member = Routing.balanced(len(action) // groups, self.elites, generator=generator)
                 routing, member = block.repeated(groups), member.repeat(groups)
             else:
                 routing = Routing.of(member, self.num_members)
-            forecast = self._sample(inputs, routing, generator, groups)
-        next_obs = state.obs + forecast.change
-        return EnsembleState(next_obs, member), self._predict(state.obs, action, next_obs, forecast)
+            raw = self._sample(inputs, routing, generator, groups)
+        next_obs = obs + raw.change
+        return EnsembleState(next_obs, member), self._predict(obs, action, next_obs, raw)
 
-    def _sample(self, inputs: Tensor, routing: Routing, generator: Generator, groups: int) -> Forecast:
+    def _sample(self, inputs: Tensor, routing: Routing, generator: Generator, groups: int) -> RawOutputs:
         """A draw from each row's member. The reward is not drawn but its mean."""
         mean, raw_log_variance, logit = self.columns(self.net.route(inputs, routing))
         size, rows = self.obs_size, len(inputs) // groups
@@ -165,36 +181,36 @@ class EnsembleDynamics(GaussianEnsemble):
         owner = routing.members_by_place(self.device) if self.log_variance.learn else None
         spread = self.log_variance.std(raw_log_variance, owner)[:, :size] * self.target_normalizer.std[:size]
         target = self.target_normalizer.denormalize(mean)
-        return Forecast(
+        return RawOutputs(
             routing.restore(th.addcmul(target[:, :size], spread, noise.t())),
             routing.restore(target[:, size]) if self.learn_reward else None,
             None if logit is None else routing.restore(logit),
         )
 
-    def _mixture_mean(self, inputs: Tensor) -> Forecast:
+    def _mixture_mean(self, inputs: Tensor) -> RawOutputs:
         """The mean over elites, without noise."""
         mean, _, logit = self.columns(self.elite_columns(inputs).mean(0))
         target = self.target_normalizer.denormalize(mean)
-        return Forecast(target[:, : self.obs_size], target[:, self.obs_size] if self.learn_reward else None, logit)
+        return RawOutputs(target[:, : self.obs_size], target[:, self.obs_size] if self.learn_reward else None, logit)
 
-    def _predict(self, obs: Tensor, action: Tensor, next_obs: Tensor, forecast: Forecast) -> Prediction:
-        """Reward and termination of rows ``(B, ...)``: known, or as ``forecast``."""
+    def _predict(self, obs: Tensor, action: Tensor, next_obs: Tensor, raw: RawOutputs) -> Prediction:
+        """Reward and termination of rows ``(B, ...)``: known, or as learned."""
         known = self.reward_fn is not None or self.termination_fn is not None
         env_action = self.codec.decode(action) if known else action
-        reward = forecast.reward if self.reward_fn is None else self.reward_fn(obs, env_action, next_obs)
+        reward = raw.reward if self.reward_fn is None else self.reward_fn(obs, env_action, next_obs)
         assert reward is not None
         if self.termination_fn is not None:
             return Prediction(next_obs, reward, self.termination_fn(obs, env_action, next_obs))
-        assert forecast.logit is not None
-        return Prediction(next_obs, reward, forecast.logit > self.termination_threshold)
+        assert raw.logit is not None
+        return Prediction(next_obs, reward, raw.logit > self.termination_threshold)
 
     def state_vector(self, state: EnsembleState) -> Tensor:
-        """The observation ``(B, O)``: a state's member is no coordinate."""
+        """The observation ``(B, O)``; the member of a state is left out, as it cannot be differentiated."""
         return state.obs
 
     def with_state_vector(self, state: EnsembleState, vector: Tensor) -> EnsembleState:
         """``state`` at the observation ``vector (B, O)``, with its members."""
-        return state._replace(obs=vector)
+        return state._replace(obs=self.as_weights(vector))
 
     # --- saving -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, Routing, gaussian_nll
 from mbrl_wrappers.types import Limits, Transitions
 
+# A row that terminates counts at most so many times as much as one that does not.
+MAX_CLASS_RATIO = 100.0
+
 
 @dataclass(frozen=True)
 class EnsembleOptions:
@@ -23,7 +27,7 @@ class EnsembleOptions:
         log_variance_low: lower limit of the log-variance, in standardised target units.
         log_variance_high: upper limit.
         learn_log_variance_limits: train the two limits of each member (PETS) or keep them fixed for all.
-        limit_margin: predictions further outside the training data than this share of its width are not believed.
+        limit_margin: predictions further outside of the training data than this share of its width are dropped.
     """
 
     log_variance_low: float = -10.0
@@ -96,18 +100,19 @@ class GaussianEnsemble(nn.Module):
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden needs at least one layer of positive width, got {tuple(hidden)}.")
         self.num_members, self.num_elites, self.hidden = num_members, num_elites, tuple(hidden)
-        self.obs_size, action_size = sizes
+        self.obs_size, self.action_size = sizes
         self.learn_reward, self.learn_termination = learned
         self.options = options
         self.target_size = self.obs_size + self.learn_reward
         outputs = 2 * self.target_size + self.learn_termination
-        self.net = EnsembleMLP(num_members, self.obs_size + action_size, self.hidden, outputs, generator=generator)
+        self.net = EnsembleMLP(num_members, self.obs_size + self.action_size, self.hidden, outputs, generator=generator)
         self.log_variance = BoundedLogVariance(
             self.target_size,
             options.log_variance_low,
             options.log_variance_high,
             learn_for=num_members if options.learn_log_variance_limits else None,
         )
+        self._termination_rate = 0.0  # share of the training rows
         self.obs_normalizer = Normalizer(self.obs_size)
         self.target_normalizer = Normalizer(self.target_size)
         self.register_buffer("elites", th.arange(num_elites))
@@ -121,17 +126,36 @@ class GaussianEnsemble(nn.Module):
         return self.elites.device
 
     @property
+    def dtype(self) -> th.dtype:
+        """That of the weights."""
+        return self.obs_normalizer.mean.dtype
+
+    @property
+    def action_bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Lowest and highest model action, each ``(A,)``, where a subclass knows them."""
+        return None
+
+    def as_weights(self, rows: Tensor) -> Tensor:
+        """``rows`` on the device and in the dtype of the weights."""
+        return rows.to(self.device, self.dtype)
+
+    @property
     def limits(self) -> Limits:
-        """The range of the training data with its margin; any finite number before the first fit."""
+        """The range of the training data with its margin; any finite number before the first fit.
+
+        The reward is limited only where it is learned.
+        """
         return Limits(*(getattr(self, f"limit_{name}") for name in Limits._fields))
 
     # --- data -------------------------------------------------------------------------------------------------------
 
     def set_statistics(self, rows: Transitions) -> None:
         """Take normaliser statistics and limits from the training rows, and from them only."""
+        self._termination_rate = float(rows.terminated.float().mean())
         self.obs_normalizer.set_statistics(rows.obs)
         self.target_normalizer.set_statistics(self._raw_targets(rows))
-        limits = Limits.of(th.cat([rows.obs, rows.next_obs]), rows.reward, self.options.limit_margin)
+        reward = rows.reward if self.learn_reward else None  # a known reward is no guess that could be wrong
+        limits = Limits.of(th.cat([rows.obs, rows.next_obs]), reward, self.options.limit_margin)
         for name, value in limits._asdict().items():
             getattr(self, f"limit_{name}").copy_(value)
 
@@ -192,12 +216,20 @@ class GaussianEnsemble(nn.Module):
         return [*self.net.parameters(), *self.log_variance.parameters()]
 
     def loss(self, batch: Examples, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
-        r"""The training loss of all members, ``()``.
+        """The training loss of all members, ``()``: the sum of :meth:`losses`."""
+        return self.losses(batch, beta=beta, log_variance_penalty=log_variance_penalty).sum()
 
-        .. math:: \sum_e \frac{1}{B D}\sum_{b, d} \Big[\frac{(y - m_e)^2}{v_e} + \ln v_e\Big]
-                  + \sum_e \mathrm{BCE}_e + c\,(\ell_{max} - \ell_{min})
+    def losses(self, batch: Examples, *, beta: float = 0.0, log_variance_penalty: float = 0.01) -> Tensor:
+        r"""The training loss of each member, ``(E,)``.
 
-        The last term is there where the limits of the log-variance are learned.
+        .. math:: \frac{1}{B D}\sum_{b, d} \Big[\frac{(y - m_e)^2}{v_e} + \ln v_e\Big]
+                  + \frac{1}{B}\sum_b w_{t_b}\,\mathrm{BCE}(x_e + \ln\tfrac{w_1}{w_0}, t_b)
+                  + c\,(\ell_{max} - \ell_{min})
+
+        The second term is that of a learned termination :math:`t` with logit :math:`x_e`; the third is there where the
+        limits of the log-variance are learned. The weights :math:`w_0, w_1` make both classes count alike, up to
+        :data:`MAX_CLASS_RATIO`, and have mean 1; the shift undoes what they do to the odds (King and Zeng 2001,
+        "Logistic regression in rare events data"), so that the logit stays that of the probability.
 
         Args:
             batch: one batch per member, leading shape ``(E, B)``.
@@ -205,10 +237,22 @@ class GaussianEnsemble(nn.Module):
             log_variance_penalty: ``c`` (PETS uses 0.01).
         """
         outputs = self.outputs(batch.inputs)
-        loss = gaussian_nll(outputs.mean, outputs.log_variance, batch.targets, beta).mean((1, 2)).sum()
+        losses = gaussian_nll(outputs.mean, outputs.log_variance, batch.targets, beta).mean((1, 2))
         if outputs.logit is not None:
-            loss = loss + binary_cross_entropy_with_logits(outputs.logit, batch.terminated) * self.num_members
-        return loss + log_variance_penalty * self.log_variance.penalty()
+            rate, ratio = self._termination_rate, self._class_ratio()
+            usual = 1 / (1 - rate + rate * ratio)
+            weight = usual * (1 + (ratio - 1) * batch.terminated)
+            shifted = outputs.logit + math.log(ratio)
+            entropy = binary_cross_entropy_with_logits(shifted, batch.terminated, weight, reduction="none")
+            losses = losses + entropy.mean(1)
+        return losses + log_variance_penalty * self.log_variance.penalty()
+
+    def _class_ratio(self) -> float:
+        """How many times the weight of a usual row a row that terminates has."""
+        rate = self._termination_rate
+        if not 0 < rate < 1:
+            return 1.0
+        return min(max((1 - rate) / rate, 1 / MAX_CLASS_RATIO), MAX_CLASS_RATIO)
 
     @th.no_grad()
     def errors(self, batch: Examples) -> Tensor:
@@ -217,7 +261,7 @@ class GaussianEnsemble(nn.Module):
         With :math:`e_d` the mean squared error of dimension :math:`d` in standardised units it is the mean over
         dimensions of :math:`e_d / (1 + e_d)`: close to :math:`e_d` where a dimension is predicted well, and bounded
         where it cannot be predicted (rare contact forces), so that no such dimension outvotes the others. A learned
-        termination adds its cross-entropy.
+        termination adds its cross-entropy. A member that predicts anything that is not finite scores infinity.
         """
         outputs = self.outputs(batch.inputs.expand(self.num_members, *batch.inputs.shape))
         error = (outputs.mean - batch.targets).square().mean(1)
@@ -225,4 +269,5 @@ class GaussianEnsemble(nn.Module):
         if outputs.logit is not None:
             truth = batch.terminated.expand_as(outputs.logit)
             score = score + binary_cross_entropy_with_logits(outputs.logit, truth, reduction="none").mean(1)
-        return score
+        finite = score.isfinite() & outputs.log_variance.isfinite().all((1, 2))
+        return score.masked_fill(~finite, math.inf)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch as th
 from torch import Generator, Tensor
@@ -12,6 +11,7 @@ from mbrl_wrappers.spaces import ActionCodec, AnySpace
 from mbrl_wrappers.types import (
     BoundModel,
     DynamicsModel,
+    Limits,
     Prediction,
     RewardFn,
     SequenceModel,
@@ -32,9 +32,10 @@ class TrackedState(NamedTuple):
 class WithReward(Generic[S]):
     r"""A model whose reward is :math:`r = f(\mathrm{obs}, a, \mathrm{next\_obs})`; all else stays as it is.
 
-    It also satisfies :class:`~mbrl_wrappers.types.SequenceModel`, :class:`~mbrl_wrappers.types.SharedNoiseModel` and
-    :class:`~mbrl_wrappers.types.VectorStateModel` exactly where the inner model does; it is no latent model. States are
-    the inner model's own when these have an ``obs``, else the observation is kept beside them.
+    It offers ``rollout``, ``step_shared``, ``state_vector`` and ``of_envs`` where the inner model does, so it satisfies
+    the optional protocols of :mod:`mbrl_wrappers.types` that the inner model satisfies, except
+    :class:`~mbrl_wrappers.types.LatentModel`. States are the inner model's own when these have an ``obs``; otherwise
+    the observation is kept beside them.
 
     Args:
         model: what predicts observations and terminations.
@@ -48,87 +49,72 @@ class WithReward(Generic[S]):
         ValueError: in a step, for a reward of another shape: ``(B, 1)`` would broadcast to ``(B, B)`` without a word.
     """
 
-    _public: type[Any]
     not_storable = "its reward is a function of the program. Save the inner model and wrap it again"
 
-    def __new__(cls, model: DynamicsModel[S], reward_fn: RewardFn) -> WithReward[S]:
-        """Choose the class that offers what the inner model offers."""
-        kinds = [kind for protocol, kind in _OFFERS if isinstance(model, protocol)]
-        return cast(WithReward[S], object.__new__(_combined((*kinds, cls))))
-
     def __init__(self, model: DynamicsModel[S], reward_fn: RewardFn) -> None:
-        self.inner, self.reward_fn = model, reward_fn
+        self.inner: Any = model
+        self.reward_fn = reward_fn
         self.observation_space = model.observation_space
         self.action_space: AnySpace = model.action_space
         self.codec = ActionCodec(model.action_space)
         self.exact = bool(getattr(model, "exact", False))
+        # Callers ask by isinstance which optional protocols a model satisfies: it has the methods of the inner model's.
+        if isinstance(model, SequenceModel):
+            self.rollout = self._rollout
+        if isinstance(model, SharedNoiseModel):
+            self.step_shared = self._step_shared
+        if isinstance(model, VectorStateModel):
+            self.state_vector = self._state_vector
+            self.with_state_vector = self._with_state_vector
+        if isinstance(model, BoundModel):
+            self.num_envs = int(model.num_envs)
+            self.of_envs = self._of_envs
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._public, (self.inner, self.reward_fn)
+        return type(self), (self.inner, self.reward_fn)
 
     @property
     def device(self) -> th.device:
         """Where the inner model computes."""
-        return self.inner.device
+        device: th.device = self.inner.device
+        return device
+
+    @property
+    def limits(self) -> Limits | None:
+        """The inner model's range of observations with every finite reward inside; None where it has no limits."""
+        limits: Limits | None = getattr(self.inner, "limits", None)
+        return None if limits is None else limits.of_any_reward()
 
     def reset(self, obs: Tensor, *, generator: Generator) -> Any:
         """Start one trajectory per row of ``obs (B, O)``."""
         state = self.inner.reset(obs, generator=generator)
-        return state if _observed(state) else TrackedState(state, obs)
+        return state if isinstance(getattr(state, "obs", None), Tensor) else TrackedState(state, obs)
 
     def step(self, state: Any, action: Tensor, *, generator: Generator) -> tuple[Any, Prediction]:
         """Advance every row with model actions ``(B, A)``."""
         following, prediction = self.inner.step(_inner(state), action, generator=generator)
         return self._followed(state, following, action, prediction)
 
-    def _followed(self, state: Any, following: Any, action: Tensor, prediction: Prediction) -> tuple[Any, Prediction]:
-        """The state after a step, and its prediction with the other reward."""
-        if isinstance(state, TrackedState):
-            following = TrackedState(following, prediction.next_obs)
-        return following, prediction._replace(reward=self._reward(state.obs, action, prediction.next_obs))
+    # --- bound under their public names where the inner model has them ---------------------------------------------
 
-    def _reward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-        reward = self.reward_fn(obs, self.codec.decode(action), next_obs)
-        if reward.shape != (len(action),):
-            raise ValueError(f"reward_fn must return shape (B,), got {tuple(reward.shape)} for {len(action)} rows.")
-        return reward
-
-
-class _Rolls(WithReward[S]):
-    """Of a :class:`~mbrl_wrappers.types.SequenceModel`."""
-
-    inner: Any
-
-    def rollout(self, state: Any, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
+    def _rollout(self, state: Any, actions: Tensor, *, generator: Generator, groups: int = 1) -> Prediction:
         """Predictions ``(B, H, ...)`` of model actions ``(B, H, A)``."""
         whole: Prediction = self.inner.rollout(_inner(state), actions, generator=generator, groups=groups)
         obs = th.cat([state.obs[:, None].to(whole.next_obs), whole.next_obs[:, :-1]], 1)
         reward = self._reward(*(part.flatten(0, 1) for part in (obs, actions, whole.next_obs)))
         return whole._replace(reward=reward.view(whole.reward.shape))
 
-
-class _SharesNoise(WithReward[S]):
-    """Of a :class:`~mbrl_wrappers.types.SharedNoiseModel`."""
-
-    inner: Any
-
-    def step_shared(self, state: Any, action: Tensor, *, generator: Generator, groups: int) -> tuple[Any, Prediction]:
+    def _step_shared(self, state: Any, action: Tensor, *, generator: Generator, groups: int) -> tuple[Any, Prediction]:
         """Like ``step``, with rows as ``groups`` equal blocks: row ``i`` of every block sees the same draws."""
         following, prediction = self.inner.step_shared(_inner(state), action, generator=generator, groups=groups)
         return self._followed(state, following, action, prediction)
 
-
-class _HasCoordinates(WithReward[S]):
-    """Of a :class:`~mbrl_wrappers.types.VectorStateModel`."""
-
-    inner: Any
-
-    def state_vector(self, state: Any) -> Tensor:
+    def _state_vector(self, state: Any) -> Tensor:
         """The coordinates ``(B, X)`` of each row."""
         vector: Tensor = self.inner.state_vector(_inner(state))
         return vector
 
-    def with_state_vector(self, state: Any, vector: Tensor) -> Any:
+    def _with_state_vector(self, state: Any, vector: Tensor) -> Any:
         """``state`` with its coordinates replaced by ``vector (B, X)``.
 
         Raises:
@@ -141,40 +127,23 @@ class _HasCoordinates(WithReward[S]):
             )
         return self.inner.with_state_vector(state, vector)
 
-
-class _IsBound(WithReward[S]):
-    """Of a :class:`~mbrl_wrappers.types.BoundModel`."""
-
-    inner: Any
-
-    @property
-    def num_envs(self) -> int:
-        """How many environments the inner model is bound to."""
-        return int(self.inner.num_envs)
-
-    def of_envs(self, numbers: Tensor) -> Any:
+    def _of_envs(self, numbers: Tensor) -> Any:
         """The same model of the environments ``numbers`` (int64) alone, in this order."""
-        return self._public(self.inner.of_envs(numbers), self.reward_fn)
+        return type(self)(self.inner.of_envs(numbers), self.reward_fn)
 
+    # --- the reward -------------------------------------------------------------------------------------------------
 
-_OFFERS: tuple[tuple[Any, type[Any]], ...] = (
-    (SequenceModel, _Rolls),
-    (SharedNoiseModel, _SharesNoise),
-    (VectorStateModel, _HasCoordinates),
-    (BoundModel, _IsBound),
-)
+    def _followed(self, state: Any, following: Any, action: Tensor, prediction: Prediction) -> tuple[Any, Prediction]:
+        """The state after a step, and its prediction with the other reward."""
+        if isinstance(state, TrackedState):
+            following = TrackedState(following, prediction.next_obs)
+        return following, prediction._replace(reward=self._reward(state.obs, action, prediction.next_obs))
 
-
-@functools.cache
-def _combined(kinds: tuple[type[Any], ...]) -> type[Any]:
-    """The last of ``kinds`` with all that the others offer."""
-    public = kinds[-1]
-    names = {"__doc__": public.__doc__, "__module__": public.__module__, "_public": public}
-    return type(public.__name__, kinds, names)
-
-
-def _observed(state: Any) -> bool:
-    return isinstance(getattr(state, "obs", None), Tensor)
+    def _reward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        reward = self.reward_fn(obs, self.codec.decode(action), next_obs)
+        if reward.shape != (len(action),):
+            raise ValueError(f"reward_fn must return shape (B,), got {tuple(reward.shape)} for {len(action)} rows.")
+        return reward
 
 
 def _inner(state: Any) -> Any:

@@ -76,8 +76,8 @@ class BoundedLogVariance(nn.Module):
         return th.addcmul(th.exp(low), th.exp(high), th.sigmoid(raw - high)).sqrt()
 
     def penalty(self) -> Tensor:
-        """The sum of the widths between the limits over dimensions and members, ``()``; zero when they are fixed."""
-        return (self.high - self.low).sum() if self.learn else self.high.new_zeros(())
+        """The widths between the limits summed over dimensions: of each member ``(E,)``, or ``()`` zero when fixed."""
+        return (self.high - self.low).sum(-1) if self.learn else self.high.new_zeros(())
 
     @th.no_grad()
     def keep_apart(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch as th
 from torch import Tensor
 
+from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.gaussian_ensemble import Examples, GaussianEnsemble
 from mbrl_wrappers.nets.normalizer import RELATIVE_FLOOR, SMALLEST
 
@@ -18,11 +20,18 @@ MIN_VARIANCE = 1e-3
 HALF_WIDTH_50, HALF_WIDTH_90 = 0.67449, 1.64485
 
 
+# With fewer terminations than these in the holdout, precision and recall say nothing: one more or less is 10 %.
+MIN_EVENTS = 10
+
+# A learned termination whose precision or recall is below this is worth a warning.
+POOR = 0.7
+
+
 @dataclass(frozen=True)
 class Quality:
     """The scale-free part of a :class:`~mbrl_wrappers.fitting.FitReport`, one number per dimension."""
 
-    r2: tuple[float, ...]
+    holdout_r2: tuple[float, ...]
     coverage_50: tuple[float, ...]
     coverage_90: tuple[float, ...]
     log_variance_spread: tuple[float, ...]
@@ -65,7 +74,7 @@ def holdout_quality(model: GaussianEnsemble, holdout: Examples) -> Quality:
 
     low, high = (limit.expand_as(outputs.log_variance) for limit in model.log_variance.limits(model.elites[:, None]))
     return Quality(
-        r2=_floats(r2),
+        holdout_r2=_floats(r2),
         coverage_50=coverage(HALF_WIDTH_50),
         coverage_90=coverage(HALF_WIDTH_90),
         log_variance_spread=_floats(outputs.log_variance.std(1, correction=0).mean(0)),
@@ -109,6 +118,41 @@ def calibrate_termination(model: GaussianEnsemble, holdout: Examples, *, seen: b
         base_rate=events / len(holdout.terminated),
         events=events,
     )
+
+
+class Problem(NamedTuple):
+    """What is wrong with a learned termination: its kind, and a sentence for the user."""
+
+    kind: Literal["none seen", "too few", "poor"]
+    message: str
+
+
+def termination_problem(report: FitReport) -> Problem | None:
+    """Whether the predicted terminations of a fit are wrong or cannot be judged; None when they are fine or known."""
+    precision, recall, events = report.termination_precision, report.termination_recall, report.termination_events
+    if precision is None or recall is None or events is None:
+        return None
+    advice = "Give termination_fn where the rule is known (mbrl_wrappers.tasks has those of many tasks)."
+    if report.termination_threshold == 1.0:
+        return Problem(
+            "none seen",
+            "The learned termination has no example: no transition has terminated yet, so the model predicts no "
+            "terminations. Give termination_fn where the rule is known (mbrl_wrappers.tasks has those of many tasks; "
+            "never_terminates if there is none).",
+        )
+    if events < MIN_EVENTS:
+        return Problem(
+            "too few",
+            f"The learned termination cannot be judged: {events} of {report.holdout_rows} held-out transitions "
+            f"terminate, and {MIN_EVENTS} are needed. {advice}",
+        )
+    if not min(precision, recall) >= POOR:
+        return Problem(
+            "poor",
+            f"The learned termination is poor: of the {events} held-out transitions that terminate it finds "
+            f"{recall:.0%}, and {precision:.0%} of the terminations that it predicts are true. {advice}",
+        )
+    return None
 
 
 def _share(part: int, whole: int) -> float:

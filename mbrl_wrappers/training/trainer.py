@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch as th
 from torch import Tensor
@@ -15,8 +17,15 @@ from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.gaussian_ensemble import Examples, GaussianEnsemble
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
-from mbrl_wrappers.training.dataset import bootstrap_rows, check_transitions, shuffled_batches, split_holdout
-from mbrl_wrappers.training.report import calibrate_termination, holdout_quality
+from mbrl_wrappers.training.best_weights import BestWeights
+from mbrl_wrappers.training.dataset import (
+    bootstrap_rows,
+    checked_row_ids,
+    shuffled_batches,
+    split_holdout,
+    training_rows,
+)
+from mbrl_wrappers.training.report import calibrate_termination, holdout_quality, termination_problem
 from mbrl_wrappers.types import Transitions
 
 Ensemble = TypeVar("Ensemble", bound=GaussianEnsemble)
@@ -89,6 +98,8 @@ class Trainer(Generic[Ensemble]):
         self._split_seed, stream = spawn_seeds(seed, 2)
         self._generator = torch_generator(stream)  # on the CPU: the same batches on every device
         self._optimizer = self._make_optimizer()
+        self._unsound = th.zeros(model.num_members, dtype=th.bool, device=model.device)  # of the fit under way
+        self._warned: set[str] = set()
 
     def fit(
         self,
@@ -110,85 +121,144 @@ class Trainer(Generic[Ensemble]):
                 default its position, which is right while rows are only appended.
             on_epoch: called after each epoch with its number and the members' holdout errors ``(E,)``.
 
+        A member whose loss or predictions are not finite goes back to its best weights while the others learn on; one
+        that has no finite weights to go back to cannot become an elite. Both are reported, with a warning.
+
         Raises:
-            ValueError: for too few or non-finite rows.
+            TypeError: for columns that are not tensors.
+            ValueError: for too few or non-finite rows, columns of other shapes than the model's, actions that are not
+                model actions, or when no member is left that predicts finite numbers.
         """
-        check_transitions(transitions)
         started = time.perf_counter()
         model, config = self.model, self.config
+        rows = training_rows(transitions, model)
+        ids = checked_row_ids(row_ids, rows.num_rows)
         if max_gradient_steps is None:
             max_gradient_steps = config.max_gradient_steps
         cap = sys.maxsize if max_gradient_steps is None else at_least("max_gradient_steps", max_gradient_steps)
-        rows = Transitions(*(column.to(model.device) for column in transitions))
-        ids = th.arange(rows.num_rows) if row_ids is None else row_ids
         split = split_holdout(ids, config.holdout_ratio, config.max_holdout, seed=self._split_seed)
         model.set_statistics(Transitions(*(column[split.train] for column in rows)))
         data = model.examples(rows)
         holdout = data.take(split.holdout)
         members = bootstrap_rows(split.train, model.num_members, generator=self._generator, resample=config.bootstrap)
 
+        self._unsound = th.zeros(model.num_members, dtype=th.bool, device=model.device)
         best = BestWeights(model.member_parameters(), model.errors(holdout), config.min_improvement)
         initial_error = best.errors.clone()
-        epochs = steps = rows_seen = 0
-        improved_epoch = improved_step = 0
-        while epochs < config.max_epochs and steps < cap:
-            done, rows_done = self.run_epoch(data, members, max_steps=cap - steps)
-            epochs, steps, rows_seen = epochs + 1, steps + done, rows_seen + rows_done
-            errors = model.errors(holdout)
-            if on_epoch is not None:
-                on_epoch(epochs, errors)
-            if best.update(errors):
-                improved_epoch, improved_step = epochs, steps
-            elif epochs - improved_epoch >= config.patience and steps - improved_step >= config.patience_steps:
-                break
+        effort = self._improve(data, holdout, members, best, cap, on_epoch)
         best.restore()
         errors = model.errors(holdout)
-        model.elites.copy_(errors.argsort(stable=True)[: model.num_elites])
+        model.elites.copy_(_elites(errors, model.num_elites))
         termination = calibrate_termination(model, holdout, seen=bool(rows.terminated.any()))
-        quality = holdout_quality(model, holdout)
-        return FitReport(
-            epochs=epochs,
-            gradient_steps=steps,
-            rows_seen=rows_seen,
+        report = FitReport(
+            epochs=effort.epochs,
+            gradient_steps=effort.steps,
+            rows_seen=effort.rows,
             train_rows=len(split.train),
             holdout_rows=len(split.holdout),
             holdout_error=tuple(errors.tolist()),
             initial_error=tuple(initial_error.tolist()),
             dimensions=model.dimensions,
-            holdout_r2=quality.r2,
-            coverage_50=quality.coverage_50,
-            coverage_90=quality.coverage_90,
+            **vars(holdout_quality(model, holdout)),
             elites=tuple(model.elites.tolist()),
-            log_variance_spread=quality.log_variance_spread,
-            log_variance_low=quality.log_variance_low,
-            log_variance_high=quality.log_variance_high,
-            termination_threshold=termination.threshold,
-            termination_precision=termination.precision,
-            termination_recall=termination.recall,
-            termination_base_rate=termination.base_rate,
-            termination_events=termination.events,
+            diverged_members=tuple(self._unsound.nonzero().flatten().tolist()),
+            **{f"termination_{name}": value for name, value in vars(termination).items()},
             seconds=time.perf_counter() - started,
         )
+        self._warn(report)
+        return report
+
+    def _improve(
+        self,
+        data: Examples,
+        holdout: Examples,
+        members: Tensor,
+        best: BestWeights,
+        cap: int,
+        on_epoch: Callable[[int, Tensor], None] | None,
+    ) -> Effort:
+        """Epoch after epoch, until no member improves or a limit is reached; ``best`` keeps what is good."""
+        config = self.config
+        epochs = steps = rows = improved_epoch = improved_step = 0
+        while epochs < config.max_epochs and steps < cap:
+            done, rows_done = self.run_epoch(data, members, max_steps=cap - steps)
+            epochs, steps, rows = epochs + 1, steps + done, rows + rows_done
+            errors = self.model.errors(holdout)
+            if on_epoch is not None:
+                on_epoch(epochs, errors)
+            broken = errors.isinf()
+            if broken.any():
+                self._unsound |= broken
+                best.restore(broken)
+                self._forget_moments(broken)
+            if best.update(errors):
+                improved_epoch, improved_step = epochs, steps
+            elif epochs - improved_epoch >= config.patience and steps - improved_step >= config.patience_steps:
+                break
+        return Effort(epochs, steps, rows)
 
     def run_epoch(self, data: Examples, members: Tensor, *, max_steps: int = sys.maxsize) -> tuple[int, int]:
         """One pass over each member's rows ``(E, n)`` of ``data``; returns gradient steps and rows seen."""
         steps = rows = 0
         for index in shuffled_batches(members, self.config.batch_size, generator=self._generator):
-            self._step(data.take(index.to(self.model.device)))
-            steps, rows = steps + 1, rows + index.shape[1]
+            if self._step(data.take(index.to(self.model.device))):
+                steps, rows = steps + 1, rows + index.shape[1]
             if steps >= max_steps:
                 break
         return steps, rows
 
-    def _step(self, batch: Examples) -> None:
+    def _step(self, batch: Examples) -> bool:
+        """One step of the optimiser; whether there was a member that could take it."""
         config = self.config
-        loss = self.model.loss(batch, beta=config.nll_beta, log_variance_penalty=config.log_variance_penalty)
-        if not loss.isfinite():
-            return  # one such gradient would stay in the optimiser's moments for good
+        losses = self.model.losses(batch, beta=config.nll_beta, log_variance_penalty=config.log_variance_penalty)
+        unsound = ~losses.isfinite()
+        some = bool(unsound.any())
+        if some:
+            self._unsound |= unsound
+            if unsound.all():
+                return False
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimizer.step()
+        losses.sum().backward()
+        if some:
+            self._step_without(unsound)
+        else:
+            self._optimizer.step()
         self.model.log_variance.keep_apart()
+        return True
+
+    @th.no_grad()
+    def _step_without(self, members: Tensor) -> None:
+        """A step of the optimiser that leaves ``members (E,)`` bool where they are."""
+        # One gradient that is not finite would stay in the optimiser's moments for good.
+        parameters = self.model.member_parameters()
+        before = [parameter[members].clone() for parameter in parameters]
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad[members] = 0
+        self._optimizer.step()
+        for parameter, rows in zip(parameters, before, strict=True):
+            parameter[members] = rows
+
+    def _forget_moments(self, members: Tensor) -> None:
+        """Clear the optimiser's moments of ``members (E,)`` bool."""
+        for moments in self._optimizer.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name][members] = 0
+
+    def _warn(self, report: FitReport) -> None:
+        """Say what makes predictions unreliable; what a run would repeat at each fit is said once."""
+        if report.diverged_members:
+            lost = [member for member in report.diverged_members if math.isinf(report.holdout_error[member])]
+            warnings.warn(
+                f"Members {list(report.diverged_members)} of the ensemble had numbers that are not finite and went "
+                f"back to their best weights; {lost or 'none'} of them had none and cannot be elites. Look for "
+                "outliers in the data, or lower the learning rate.",
+                stacklevel=3,
+            )
+        problem = termination_problem(report)
+        if problem is not None and problem.kind not in self._warned:
+            self._warned.add(problem.kind)
+            warnings.warn(problem.message, stacklevel=3)
 
     def _make_optimizer(self) -> th.optim.Adam:
         layers = self.model.net.linear_layers()
@@ -201,37 +271,21 @@ class Trainer(Generic[Ensemble]):
         return th.optim.Adam([*groups, {"params": free}], lr=self.config.learning_rate, fused=True)
 
 
-class BestWeights:
-    """The best weights of each member so far, kept and restored member by member.
+class Effort(NamedTuple):
+    """What a fit took: epochs, optimiser steps of all members together, and rows seen by each."""
 
-    Args:
-        parameters: what is trained, each with the member axis first.
-        errors: holdout error of each member with the present weights, ``(E,)``.
-        min_improvement: relative fall that :meth:`update` reports as an improvement.
-    """
+    epochs: int
+    steps: int
+    rows: int
 
-    def __init__(self, parameters: Sequence[Tensor], errors: Tensor, min_improvement: float) -> None:
-        self._parameters = list(parameters)
-        self._min_improvement = min_improvement
-        self._kept = [parameter.detach().clone() for parameter in parameters]
-        self.errors = errors.clone()
-        self._reference = errors.clone()
 
-    @th.no_grad()
-    def update(self, errors: Tensor) -> bool:
-        """Keep the weights of every member that became better; say whether any did so by enough to go on."""
-        better = errors < self.errors  # a NaN is not better
-        if better.any():
-            for kept, parameter in zip(self._kept, self._parameters, strict=True):
-                kept[better] = parameter[better]
-            self.errors[better] = errors[better]
-        # Measured from the last error that counted, so that many small gains add up to one.
-        enough = errors < (1 - self._min_improvement) * self._reference
-        self._reference[enough] = errors[enough]
-        return bool(enough.any())
-
-    @th.no_grad()
-    def restore(self) -> None:
-        """Put the kept weights back."""
-        for kept, parameter in zip(self._kept, self._parameters, strict=True):
-            parameter.copy_(kept)
+def _elites(errors: Tensor, count: int) -> Tensor:
+    """The ``count`` best members by ``errors (E,)``; where fewer are finite, these in turns."""
+    sound = int(errors.isfinite().sum())
+    if not sound:
+        raise ValueError(
+            "No member of the ensemble predicts finite numbers, before or after the fit: build a new model, and look "
+            "for outliers in the data."
+        )
+    ranked = errors.argsort(stable=True)[:sound]
+    return ranked[th.arange(count, device=errors.device) % sound]

@@ -229,8 +229,8 @@ class PlannerTraining:
         log.record("rollout/return", trial.real_return)
         log.record("rollout/length", trial.length)
         if trial.fit is not None:
-            log.record("model/r2_mean", sum(trial.fit.holdout_r2) / len(trial.fit.holdout_r2))
-            log.record("model/r2_min", min(trial.fit.holdout_r2))
+            log.record("model/r2_mean", trial.fit.r2_mean)
+            log.record("model/r2_min", trial.fit.r2_min)
             log.record("model/holdout_error", sum(trial.fit.holdout_error) / len(trial.fit.holdout_error))
             log.record("model/gradient_steps", trial.fit.gradient_steps)
         for name in ("plan_milliseconds", "model_calls", "warm_start_value", "best_value", "mean_value"):

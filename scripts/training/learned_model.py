@@ -64,9 +64,9 @@ class RecordingTrainer(Trainer[EnsembleDynamics]):
                 "epochs": report.epochs,
                 "gradient_steps": report.gradient_steps,
                 "seconds": round(report.seconds, 3),
-                "r2_mean": float(np.mean(report.holdout_r2)),
-                "r2_min": float(np.min(report.holdout_r2)),
-                "coverage_90": float(np.mean(report.coverage_90)),
+                "r2_mean": report.r2_mean,
+                "r2_min": report.r2_min,
+                "coverage_90": report.coverage_90_mean,
             }
         )
         return report

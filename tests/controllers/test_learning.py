@@ -45,6 +45,7 @@ NO_FIT = FitReport(
     log_variance_low=(-10.0,),
     log_variance_high=(0.5,),
     elites=(0,),
+    diverged_members=(),
     termination_threshold=None,
     termination_precision=None,
     termination_recall=None,

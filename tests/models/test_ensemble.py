@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, Transitions, load, save
 from mbrl_wrappers.models.ensemble import EnsembleState
+from mbrl_wrappers.models.gaussian_ensemble import Examples
 from mbrl_wrappers.tasks import never_terminates
 from mbrl_wrappers.types import SharedNoiseModel, VectorStateModel
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_reward, oracle_termination
@@ -290,3 +291,127 @@ def test_unsupported_spaces_say_what_to_do(
 ) -> None:
     with pytest.raises(TypeError, match=message):
         EnsembleDynamics(observation_space, action_space)
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+def test_float64_starts_actions_and_coordinates_are_cast(propagation: str) -> None:
+    model = make_model(propagation=propagation)
+    rows = make_rows()
+    model.set_statistics(rows)
+
+    def predict(dtype: th.dtype) -> list[th.Tensor]:
+        g = generator()
+        state = model.reset(rows.obs.to(dtype), generator=g)
+        moved = model.with_state_vector(state, state.obs.to(dtype) + 1)
+        _, first = model.step(state, rows.action.to(dtype), generator=g)
+        _, second = model.step(moved, rows.action.to(dtype), generator=g)
+        _, third = model.step_shared(
+            EnsembleState(rows.obs.to(dtype), state.member), rows.action, generator=g, groups=2
+        )
+        return [*first, *second, *third]
+
+    with th.no_grad():
+        for cast, plain in zip(predict(th.float64), predict(th.float32), strict=True):
+            assert cast.dtype == plain.dtype
+            assert th.equal(cast, plain)
+
+
+@pytest.mark.parametrize("obs", [th.zeros(3), th.zeros(4, 2), th.zeros(2, 3, 1)])
+def test_starts_of_another_shape_are_refused(obs: th.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"obs must have shape \(B, 3\)"):
+        make_model().reset(obs, generator=generator())
+
+
+def random_examples(model: EnsembleDynamics, count: int = 5) -> Examples:
+    g = generator(3)
+    return Examples(
+        th.randn(model.num_members, count, 5, generator=g),
+        th.randn(model.num_members, count, model.target_size, generator=g),
+        (th.rand(model.num_members, count, generator=g) < 0.4).float(),
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("learned_limits", [False, True])
+def test_the_loss_is_its_formula(beta: float, learned_limits: bool) -> None:
+    model = make_model(options=EnsembleOptions(learn_log_variance_limits=learned_limits))
+    batch = random_examples(model)
+    losses = model.losses(batch, beta=beta, log_variance_penalty=0.3)
+    raw = model.net(batch.inputs)
+    assert losses.shape == (4,)
+    for e in range(4):
+        low, high = (
+            limit[e] if learned_limits else limit for limit in (model.log_variance.low, model.log_variance.high)
+        )
+        total = th.zeros(())
+        for b in range(5):
+            for d in range(4):
+                upper = high[d] - th.log(1 + th.exp(high[d] - raw[e, b, 4 + d]))
+                log_variance = low[d] + th.log(1 + th.exp(upper - low[d]))
+                error = batch.targets[e, b, d] - raw[e, b, d]
+                nll = error**2 / th.exp(log_variance) + log_variance
+                total = total + nll * th.exp(log_variance) ** beta / (5 * 4)
+            probability = 1 / (1 + th.exp(-raw[e, b, 8]))
+            truth = batch.terminated[e, b]
+            total = total - th.log(probability if truth else 1 - probability) / 5
+        if learned_limits:
+            total = total + 0.3 * (high - low).sum()
+        th.testing.assert_close(losses[e], total, rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(model.loss(batch, beta=beta, log_variance_penalty=0.3), losses.sum())
+
+
+def rows_that_terminate(model: EnsembleDynamics, share: float) -> None:
+    rows = make_rows(200)
+    model.set_statistics(rows._replace(terminated=th.arange(200) < round(200 * share)))
+
+
+SHARES = [(0.1, 9.0), (0.005, 100.0), (0.5, 1.0), (0.9, 1 / 9), (0.0, 1.0), (1.0, 1.0)]
+
+
+@pytest.mark.parametrize(("share", "ratio"), SHARES)
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_rare_terminations_weigh_more_and_the_logit_keeps_its_meaning(share: float, ratio: float, truth: float) -> None:
+    model = make_model(num_members=1, num_elites=1, reward_fn=oracle_reward)
+    rows_that_terminate(model, share)
+    with th.no_grad():
+        for layer in model.net.linear_layers():
+            layer.weight.zero_()
+        model.net.linear_layers()[-1].bias[0, 6] = 0.4  # the logit
+        examples = Examples(th.zeros(1, 2, 5), th.zeros(1, 2, 3), th.full((1, 2), truth))
+        entropy = float(model.losses(examples)) - float(model.outputs(examples.inputs).log_variance.mean())
+    odds = ratio * np.exp(0.4)
+    weight = (ratio if truth else 1) / (1 - share + share * ratio)
+    assert entropy == pytest.approx(-weight * np.log((odds if truth else 1) / (1 + odds)), rel=1e-4)
+
+
+def test_a_weighed_classifier_learns_the_true_probability() -> None:
+    model = make_model(num_members=1, num_elites=1, reward_fn=oracle_reward)
+    rows_that_terminate(model, 0.1)
+    logit = th.zeros((), requires_grad=True)
+    truth = (th.arange(200) < 20).float()[None]
+    optimiser = th.optim.LBFGS([logit], max_iter=50)
+    outputs = model.outputs(th.zeros(1, 200, 5))
+
+    def closure() -> th.Tensor:
+        optimiser.zero_grad()
+        replaced = outputs._replace(logit=logit.expand(1, 200), mean=outputs.mean.detach())
+        model.outputs = lambda inputs: replaced  # type: ignore[method-assign]
+        loss = model.loss(Examples(th.zeros(1, 200, 5), th.zeros(1, 200, 3), truth))
+        (gradient,) = th.autograd.grad(loss, logit)
+        logit.grad = gradient
+        return loss
+
+    optimiser.step(closure)
+    assert float(logit.detach().sigmoid()) == pytest.approx(0.1, abs=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+def test_a_step_on_the_gpu_takes_starts_and_actions_of_the_cpu(propagation: str) -> None:
+    model = make_model(propagation=propagation, device="cuda")
+    rows = make_rows()
+    g = th.Generator("cuda").manual_seed(0)
+    with th.no_grad():
+        state, prediction = model.step(model.reset(rows.obs, generator=g), rows.action, generator=g)
+    assert {part.device.type for part in (*state, *prediction)} == {"cuda"}
+    assert model.limits.accepts(prediction).all()

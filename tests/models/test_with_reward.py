@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from mbrl_wrappers import EnsembleDynamics, FunctionModel, Prediction, WithReward, save
+from mbrl_wrappers import EnsembleDynamics, FunctionModel, Limits, Prediction, WithReward, branched_rollout, save
 from mbrl_wrappers.types import BoundModel, SequenceModel, SharedNoiseModel, VectorStateModel
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model, oracle_reward
 
@@ -189,3 +190,38 @@ def test_errors_say_what_to_do(tmp_path: Any) -> None:
     assert hidden.state_vector(state).tolist() == [[0.5], [0.5]]
     with pytest.raises(TypeError, match="The state of Hides has no obs"):
         hidden.with_state_vector(state, th.zeros(2, 1))
+
+
+def test_limits_are_the_inner_models_with_every_reward_inside() -> None:
+    inner: Any = oracle_model(OracleEnv())
+    model: Any = WithReward(inner, sees)
+    assert model.limits is None
+    inner.limits = Limits.of(th.zeros(1, 3), th.zeros(1))
+    assert th.equal(model.limits.obs_high, th.ones(3))  # of the moment: a refit changes them
+    rich = Prediction(th.zeros(2, 3), th.tensor([1e6, -1e6]), th.zeros(2, dtype=th.bool))
+    assert model.limits.accepts(rich).all()
+    assert not inner.limits.accepts(rich).any()
+    out = branched_rollout(model, lambda obs, generator: th.zeros(len(obs), 2), th.zeros(4, 3), 2, generator=seeded())
+    assert (out.transitions.num_rows, out.num_dropped) == (8, 0)
+    out = branched_rollout(
+        model, lambda obs, generator: th.zeros(len(obs), 2), th.full((4, 3), 9.0), 2, generator=seeded()
+    )
+    assert (out.transitions.num_rows, out.num_dropped) == (0, 4)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_uses_its_own_inner_model(duplicate: Any) -> None:
+    model: Any = WithReward(Everything(), sees)
+    other = duplicate(model)
+    state, actions = model.reset(th.ones(2, 1), generator=seeded()), th.ones(2, 3, 1)
+    assert (other.rollout(state, actions, generator=seeded()).reward == 0).sum() == 0
+    other.reward_fn = lambda obs, action, next_obs: 0 * obs[:, 0]
+    assert (other.rollout(state, actions, generator=seeded()).reward == 0).all()
+    assert other.step_shared(state, actions[:, 0], generator=seeded(), groups=1)[1].reward.tolist() == [0, 0]
+    assert (model.rollout(state, actions, generator=seeded()).reward != 0).all()
+    assert all(isinstance(other, protocol) for protocol in PROTOCOLS)
+    assert type(other) is WithReward
+
+
+class Everything(Rolls, Shares, Coordinates, Bound, Counter):
+    """Satisfies all optional protocols."""

@@ -113,13 +113,13 @@ def test_log_variance_stays_between_its_limits_and_moves_them_when_learned() -> 
     bounded = head(raw, th.arange(2))
     assert bounded[0].tolist() == pytest.approx([-4.0, 1.0], abs=1e-2)
     assert ((bounded >= -4.0) & (bounded <= 1.0 + 1e-2)).all()
-    (bounded.sum() + 0.01 * head.penalty()).backward()
+    (bounded.sum() + 0.01 * head.penalty().sum()).backward()
     assert isinstance(head.low, th.nn.Parameter)
     assert head.low.grad is not None
     assert head.high.grad is not None
     assert (head.low.grad != 0).all()
     assert (head.high.grad != 0).all()
-    assert float(head.penalty().detach()) == pytest.approx(20.0)  # two members, two dimensions, each 5 wide
+    assert head.penalty().tolist() == pytest.approx([10.0, 10.0])  # two members, two dimensions, each 5 wide
 
 
 def test_the_standard_deviation_is_that_of_the_bounded_log_variance() -> None:
@@ -141,7 +141,7 @@ def test_learned_limits_cannot_cross_however_long_the_penalty_pulls() -> None:
     optimizer = th.optim.Adam(head.parameters(), lr=0.1)
     for _ in range(300):
         optimizer.zero_grad()
-        head.penalty().backward()
+        head.penalty().sum().backward()
         optimizer.step()
         head.keep_apart()
     assert head.low.detach().unique().tolist() == [-5.75]  # the middle of -10 and 0.5, less half of the least width
