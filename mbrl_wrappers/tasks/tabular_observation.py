@@ -72,7 +72,18 @@ class TabularObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], Rec
         return np.int64(self.cells(np.asarray(observation)[None])[0])
 
     def cells(self, observations: Array) -> NDArray[np.int64]:
-        """The numbers ``(B,)`` of the cells of observations ``(B, O)``."""
+        """The numbers ``(B,)`` of the cells of observations ``(B, O)``.
+
+        Raises:
+            ValueError: for NaN, which belongs to no cell; infinity falls into an outermost bin.
+        """
+        missing = np.isnan(observations)
+        if missing.any():
+            row, dimension = np.argwhere(missing)[0].tolist()
+            raise ValueError(
+                f"Observation {row} has NaN in dimension {dimension}, which belongs to no cell: the environment has "
+                "diverged."
+            )
         index = [
             np.searchsorted(edges, column, "right") for edges, column in zip(self.edges, observations.T, strict=True)
         ]
