@@ -196,6 +196,14 @@ class TransitionStore:
         """
         return self._obs[self._draw(n, rng)]
 
+    def observations_at(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        """The stored observations ``(n, O)`` of the numbers ``index (n,)``, each at least 0 and below the length.
+
+        Raises:
+            ValueError: if nothing is stored.
+        """
+        return self._obs[self._place(index)]
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one safetensors file (no pickle), whole or not at all; return its path."""
         target = checkpoint_file.with_suffix(path)
@@ -286,9 +294,13 @@ class TransitionStore:
         return np.arange(self.steps_seen - kept, self.steps_seen) % self.steps_kept
 
     def _draw(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self._place(rng.integers(max(len(self), 1), size=n))
+
+    def _place(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where in the ring the rows ``index`` are: slots and environments."""
         if not len(self):
             raise ValueError("The store is empty: add real transitions before drawing from it.")
-        slot, env = np.divmod(rng.integers(len(self), size=n), self.num_envs)
+        slot, env = np.divmod(index, self.num_envs)
         return slot, env
 
 

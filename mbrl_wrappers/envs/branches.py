@@ -131,10 +131,9 @@ class Branches:
             self._generator = torch_generator(self._seed, self.model.device)
             self._steps = self._restarts_since_step = 0
 
-    def draw_start(self, row: int) -> NDArray[Any]:
-        """A start observation ``(O,)`` from the row's own stream."""
-        start: NDArray[Any] = self._draw_starts(1, self._rngs[row])[0]
-        return start
+    def draw_starts(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Start observations ``(R, O)`` for the ``rows (R,)``, each from its own stream."""
+        return self._draw_starts.each([self._rngs[row] for row in rows])
 
     def restart(self, rows: BoolArray | None = None, *, obs: object = None, state: object = None) -> None:
         """Start rows anew, at drawn observations or at given ones; all other rows stay as they are.
@@ -162,7 +161,7 @@ class Branches:
             if num_rows(state) != len(chosen):
                 raise ValueError(f"The given state has {num_rows(state)} rows, but {len(chosen)} are started.")
         if obs is None:
-            start = np.stack([self.draw_start(int(row)) for row in chosen])
+            start = self.draw_starts(chosen)
         else:
             start = check_observations(obs, len(chosen), self.obs_dim, "obs")
         # A given state is copied: it stays the caller's, who may write to it.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from gymnasium.utils.seeding import np_random
 
 from mbrl_wrappers.envs.actions import ActionGate
 from mbrl_wrappers.envs.branches import Branches
@@ -20,6 +24,7 @@ class ImaginedEnv:
 
     _branches: Branches
     _gate: ActionGate
+    _rngs: list[np.random.Generator]
 
     def _imagine(
         self, model: DynamicsModel[Any], starts: Starts, num_rows: int, horizon: int, limits: Limits | None
@@ -40,6 +45,11 @@ class ImaginedEnv:
         """
         self._branches = Branches(model, starts, num_rows, horizon, limits=limits)
         self._gate = ActionGate(self._branches.action_space)
+
+    def _reseed(self, seeds: Sequence[int | None]) -> None:
+        """Give each row a stream of its own seed; one whose seed is ``None`` goes on with the stream it has."""
+        self._rngs = [rng if seed is None else np_random(seed)[0] for rng, seed in zip(self._rngs, seeds, strict=True)]
+        self._branches.use_streams(self._rngs)
 
     @property
     def model(self) -> DynamicsModel[Any]:
