@@ -71,19 +71,19 @@ class ModelVecEnv(ImaginedEnv, VecEnv):
 
     A row that ends is restarted in the same step; ``infos[i]["terminal_observation"]`` holds where it ended, and
     ``infos[i]["TimeLimit.truncated"]`` tells the end of the horizon (which SB3 bootstraps) from a predicted failure
-    (which it does not). A prediction that is not believed ends its row as a truncation with
+    (which it does not). A prediction outside the limits, or not finite, ends its row as a truncation with
     ``infos[i]["invalid"] = True``.
 
     ``seed()`` and ``set_options({"obs": obs (O,)})`` (or a list of one dict per row; ``"state"`` takes a model state of
     one row) count for the next ``reset()``. SB3 bootstraps truncated rows one at a time in Python, so tens to hundreds
-    of rows are sensible. Returns in here are imagined: judge an agent on the real environment.
+    of rows are sensible. Returns are predictions: judge an agent on the real environment.
 
     Args:
         model: as for :class:`mbrl_wrappers.envs.ModelEnv`, and so ``starts``, ``horizon`` and ``limits``.
         starts: where the episodes begin.
         num_envs: rows, at least 1.
         horizon: steps until truncation, at least 1.
-        limits: the range outside of which predictions are not believed.
+        limits: the range that predictions must lie in.
 
     Raises:
         TypeError: as for :class:`mbrl_wrappers.envs.ModelEnv`.

@@ -1,4 +1,4 @@
-"""N rows of model state and clocks: the stateful core that all three model environments share."""
+"""N rows of model state, each with a step counter: the state of all three model environments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows
 from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import check_action_space, check_observation_space
@@ -28,7 +29,7 @@ class BranchStep(NamedTuple):
             valid observation.
         reward: ``(N,)`` float32, 0 where invalid.
         terminated: ``(N,)`` bool, the model predicts a failure.
-        truncated: ``(N,)`` bool, the horizon is reached without one, or the prediction is invalid.
+        truncated: ``(N,)`` bool, the horizon is reached without a failure, or the prediction is invalid.
         invalid: ``(N,)`` bool, the prediction is not finite or outside the limits.
     """
 
@@ -40,7 +41,7 @@ class BranchStep(NamedTuple):
 
 
 class Branches:
-    """Imagined trajectories, one per row, each with its own clock.
+    """Imagined trajectories, one per row, each with its own step counter.
 
     The model is a function of explicit state; this class is where the state lives. Rows never see each other:
     restarting some leaves the others' state untouched, and what a row draws does not depend on which others ended.
@@ -54,11 +55,11 @@ class Branches:
         starts: see :func:`mbrl_wrappers.envs.starts.start_sampler`.
         num_rows: ``N``.
         horizon: steps after which a branch is truncated, at least 1.
-        limits: the range outside of which a prediction is not believed. By default the model's own ``limits``
-            attribute, read at each step; a model without one is only checked for finite numbers.
+        limits: the range that predictions must lie in. By default the model's own ``limits`` attribute, read at each
+            step; predictions of a model without one must be finite.
 
     Raises:
-        TypeError: for a model that is none, or spaces that models cannot handle.
+        TypeError: for an object without the methods of a model, or spaces that models cannot handle.
         ValueError: if ``num_rows`` or ``horizon`` is below 1, or for starts of the wrong shape.
     """
 
@@ -109,7 +110,7 @@ class Branches:
 
     @property
     def elapsed(self) -> NDArray[np.int64]:
-        """A copy of the clocks, ``(N,)`` steps since each row's start."""
+        """A copy of the step counters, ``(N,)`` steps since each row's start."""
         return self._elapsed.copy()
 
     @property
@@ -198,7 +199,7 @@ class Branches:
         valid: BoolArray = self._valid(prediction).cpu().numpy()  # (N,)
         moved = valid & active
         if not moved.all():
-            # The state stays where it was last believed, so that a diverged row cannot poison what comes after.
+            # An invalid row keeps its last valid state: NaN would spread through the model's batch.
             stays = th.as_tensor(~moved, device=prediction.reward.device)
             self._state = put_rows(self._state, stays, take_rows(previous, stays))
         space = self.observation_space
@@ -226,7 +227,7 @@ class Branches:
         full[chosen] = start
         seed = seed_at(self._seed, self._steps, self._restarts_since_step)
         generator = torch_generator(seed, self.model.device)
-        obs = th.as_tensor(full.astype(np.float32), device=self.model.device)
+        obs = th.as_tensor(full, dtype=model_dtype(self.model), device=self.model.device)
         state = self.model.reset(obs, generator=generator)
         return state if len(chosen) == self.num_rows else take_rows(state, th.as_tensor(chosen, device=obs.device))
 

@@ -30,15 +30,15 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
     and the next step ignores the action and returns the new start with reward 0. ``DISABLED``: end rows must be
     restarted with ``reset(options={"reset_mask": mask})``.
 
-    ``info["invalid"]`` marks the rows whose prediction was not believed (in ``info["final_info"]`` for
-    ``SAME_STEP``).
+    ``info["invalid"]`` marks the rows whose prediction is outside the limits or not finite (in ``info["final_info"]``
+    for ``SAME_STEP``).
 
     Args:
         model: as for :class:`ModelEnv`, and so ``starts``, ``horizon`` and ``limits``; its spaces are the single ones.
         starts: where the episodes begin.
         num_envs: ``N``, at least 1.
         horizon: steps until truncation, at least 1.
-        limits: the range outside of which predictions are not believed.
+        limits: the range that predictions must lie in.
         autoreset_mode: an ``AutoresetMode`` or its value, such as ``"NextStep"``.
 
     Raises:
