@@ -31,8 +31,8 @@ class TabularObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], Rec
         bins: how many for each dimension, or for all; 1 leaves a dimension out.
         low: where the first bin begins, for each dimension or for all; by default the space's bound.
         high: where the last bin ends.
-        data: observations ``(B, O)``, such as a random policy saw: bins contain equally many of them. Values that repeat
-            may leave a dimension with fewer bins.
+        data: observations ``(B, O)``, such as a random policy saw: bins contain equally many of them. Values that
+            repeat may leave a dimension with fewer bins.
 
     Attributes:
         edges: for each dimension the inner edges, ascending; an edge belongs to the bin above it.
