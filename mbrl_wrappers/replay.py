@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.columns import ColumnChecks, EndWatch, RealColumns, given_columns
+from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
 from mbrl_wrappers.storage import file_format as checkpoint_file
 from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
@@ -27,8 +30,9 @@ _KIND = "transition-store"
 class TransitionStore:
     """A ring of real transitions of ``num_envs`` environments that step together.
 
-    Rows are kept as float32 and actions as model actions, so that :meth:`transitions` is what models are fitted to.
-    When the store is full, the oldest step of all environments gives way.
+    Actions are kept as model actions, so that :meth:`transitions` is what models are fitted to. Observations are kept
+    in the precision of their space, float32 or float64. When the store is full, the oldest step of all environments is
+    overwritten.
 
     Args:
         capacity: how many transitions to keep, all environments together (rounded up to whole steps).
@@ -48,10 +52,13 @@ class TransitionStore:
         self.num_envs = num_envs
         self.steps_kept = -(-capacity // num_envs)
         self.steps_seen = 0
-        """How many times :meth:`add` was called, forgotten steps included."""
+        """How many steps were stored so far, overwritten ones included."""
         rows, obs_dim = (self.steps_kept, num_envs), self.observation_space.shape[0]
-        self._obs = np.zeros((*rows, obs_dim), np.float32)
-        self._next_obs = np.zeros((*rows, obs_dim), np.float32)
+        dtype = _stored_dtype(self.observation_space)
+        self._checks = ColumnChecks(self.codec, obs_dim, num_envs, dtype)
+        self._ends, self._warned = EndWatch(obs_dim), False
+        self._obs = np.zeros((*rows, obs_dim), dtype)
+        self._next_obs = np.zeros((*rows, obs_dim), dtype)
         self._action = np.zeros((*rows, self.codec.size), np.float32)
         self._reward = np.zeros(rows, np.float32)
         self._terminated = np.zeros(rows, bool)
@@ -84,23 +91,74 @@ class TransitionStore:
             truncated: ``(N,)`` bool.
 
         Raises:
-            ValueError: for a wrong shape, or a number that is not finite; nothing is stored then.
+            ValueError: for a wrong shape, a number that is not finite or an action outside of its space, and where
+                ``next_obs`` is the very array ``obs``; nothing is stored then.
         """
-        obs_shape = self.observation_space.shape
-        new_obs = self._rows("obs", obs, obs_shape)
-        new_action = self.codec.from_env(self._rows("action", action, self.codec.action_space.shape or ())).numpy()
-        new_reward = self._rows("reward", reward, ())
-        new_next_obs = self._rows("next_obs", next_obs, obs_shape)
-        new_terminated = self._rows("terminated", terminated, ()).astype(bool)
-        new_truncated = self._rows("truncated", truncated, ()).astype(bool)
+        if isinstance(obs, np.ndarray) and isinstance(next_obs, np.ndarray) and _is_same_memory(obs, next_obs):
+            raise ValueError(
+                "obs and next_obs are one array: the environment writes every observation into the same memory. Keep a "
+                "copy of each observation, np.array(obs), before the next step is taken."
+            )
+        given = given_columns(obs, action, reward, next_obs, terminated, truncated)
+        self._write(self._checks.step(given, self.steps_seen))
+
+    def extend(
+        self,
+        obs: object,
+        action: object,
+        reward: object,
+        next_obs: object | None,
+        terminated: object,
+        truncated: object | None = None,
+    ) -> None:
+        """Store many steps at once, such as a recorded data set: flat arrays, or one episode.
+
+        The steps of an environment come in the order of time. Wherever a step does not begin where the one before it
+        led, an episode ends. With one environment the axis ``N`` may be left out.
+
+        Args:
+            obs: ``(T, N, O)``, or ``(T + 1, N, O)`` when ``next_obs`` is None.
+            action: ``(T, N, *shape)`` or ``(T, N)``, in environment units; they are scaled here.
+            reward: ``(T, N)``.
+            next_obs: ``(T, N, O)`` the true successors; None for one episode with all its observations in ``obs``.
+            terminated: ``(T, N)`` bool.
+            truncated: ``(T, N)`` bool; None when no episode was cut by a time limit, or nobody knows.
+
+        Raises:
+            ValueError: for a wrong shape, a number that is not finite or an action outside of its space; nothing is
+                stored then.
+        """
+        given = given_columns(obs, action, reward, next_obs, terminated, truncated)
+        self._write(self._checks.steps(given, self.steps_seen))
+
+    def _write(self, rows: RealColumns) -> None:
+        """Append checked rows; of more than fit the newest."""
+        count = len(rows.obs)
+        if not count:
+            return
         if self.steps_seen:
             newest = (self.steps_seen - 1) % self.steps_kept
-            self._last[newest] |= (self._next_obs[newest] != new_obs.astype(np.float32)).any(1)
-        slot = self.steps_seen % self.steps_kept
-        self._obs[slot], self._next_obs[slot] = new_obs, new_next_obs
-        self._action[slot], self._reward[slot] = new_action, new_reward
-        self._terminated[slot], self._last[slot] = new_terminated, new_terminated | new_truncated
-        self.steps_seen += 1
+            self._watch(self._obs[newest], self._next_obs[newest], self._last[newest], rows.obs[0])
+            self._last[newest] |= (self._next_obs[newest] != rows.obs[0]).any(1)
+        if count > 1:
+            self._watch(rows.obs[:-1], rows.next_obs[:-1], rows.over[:-1], rows.obs[1:])
+        kept = min(count, self.steps_kept)
+        slots = np.arange(self.steps_seen + count - kept, self.steps_seen + count) % self.steps_kept
+        for name, array in {**self._arrays(), "last": self._last}.items():
+            array[slots] = getattr(rows, name)[count - kept :]
+        self.steps_seen += count
+
+    def _watch(self, *rows: NDArray[Any]) -> None:
+        """Warn once when a final observation seems to be missing; see :meth:`EndWatch.any_lost` for ``rows``."""
+        if self._ends.any_lost(*rows) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "An episode's last step was stored as a jump to where the next episode begins, so a model would learn "
+                "jumps: next_obs is the first observation of the next episode. Pass the final observation of the old "
+                "one, which vector environments keep in info (final_obs, terminal_observation), and a copy of it if "
+                "the environment writes every observation into one array.",
+                stacklevel=4,
+            )
 
     def transitions(self) -> Transitions:
         """All stored rows: environment after environment, each in the order of time.
@@ -130,13 +188,21 @@ class TransitionStore:
         slot, env = self._draw(n, rng)
         return self._batch(*(array[slot, env] for array in self._arrays().values()), last=self._last[slot, env])
 
-    def sample_observations(self, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """``n`` stored observations ``(n, O)`` drawn uniformly with replacement by ``rng``.
+    def sample_observations(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """``n`` stored observations ``(n, O)`` drawn uniformly with replacement by ``rng``, in the stored precision.
 
         Raises:
             ValueError: if nothing is stored.
         """
         return self._obs[self._draw(n, rng)]
+
+    def observations_at(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        """The stored observations ``(n, O)`` of the numbers ``index (n,)``, each at least 0 and below the length.
+
+        Raises:
+            ValueError: if nothing is stored.
+        """
+        return self._obs[self._place(index)]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one safetensors file (no pickle), whole or not at all; return its path."""
@@ -181,7 +247,8 @@ class TransitionStore:
             raise ValueError(f"it cannot have seen {steps} steps.")
         observation_space = check_observation_space(space_from_json(config["observation_space"]))
         action_space = space_from_json(config["action_space"])
-        row_bytes = 4 * (2 * observation_space.shape[0] + ActionCodec(action_space).size + 1) + 2
+        obs_bytes = 2 * np.dtype(_stored_dtype(observation_space)).itemsize * observation_space.shape[0]
+        row_bytes = obs_bytes + 4 * (ActionCodec(action_space).size + 1) + 2
         if capacity * row_bytes > checkpoint_file.MAX_FILE_BYTES:
             raise ValueError(f"its capacity of {capacity} rows of {row_bytes} bytes is more than any file holds.")
         store = cls(capacity, observation_space, action_space, num_envs)
@@ -189,14 +256,16 @@ class TransitionStore:
         return store
 
     def _fill_from(self, tensors: dict[str, Tensor]) -> None:
-        """Take the rows of a file, if they are those that this store has room for."""
+        """Take the rows of a file, after a check that they are as many as this store keeps."""
         order = self._slots_in_time()
         columns = {**self._arrays(), "last": self._last}
         if tensors.keys() != columns.keys():
             raise ValueError(f"it holds the tensors {sorted(tensors)} and not {sorted(columns)}.")
         for name, array in columns.items():
             stored = tensors[name].numpy()
-            if stored.shape != (len(order), *array.shape[1:]) or stored.dtype != array.dtype:
+            # Files of an earlier version hold float32 where the observation space is float64, and nothing is lost.
+            fits = stored.dtype.kind == array.dtype.kind and np.can_cast(stored.dtype, array.dtype)
+            if stored.shape != (len(order), *array.shape[1:]) or not fits:
                 raise ValueError(
                     f"{name!r} is {stored.dtype} of shape {stored.shape}, which is not {len(order)} of its steps."
                 )
@@ -213,41 +282,36 @@ class TransitionStore:
             "terminated": self._terminated,
         }
 
-    def _batch(self, *arrays: NDArray[Any], last: NDArray[np.bool_]) -> Transitions:
-        fields: list[Tensor] = [th.from_numpy(np.ascontiguousarray(array)) for array in (*arrays, last)]
-        return Transitions(*fields)
+    @staticmethod
+    def _batch(*arrays: NDArray[Any], last: NDArray[np.bool_]) -> Transitions:
+        obs, action, reward, next_obs, terminated = arrays
+        dtype = observation_dtype(obs, next_obs)
+        columns = (obs.astype(dtype), action, reward, next_obs.astype(dtype), terminated, last)
+        return Transitions(*(th.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
     def _slots_in_time(self) -> NDArray[np.int64]:
         kept = min(self.steps_seen, self.steps_kept)
         return np.arange(self.steps_seen - kept, self.steps_seen) % self.steps_kept
 
     def _draw(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self._place(rng.integers(max(len(self), 1), size=n))
+
+    def _place(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where in the ring the rows ``index`` are: slots and environments."""
         if not len(self):
             raise ValueError("The store is empty: add real transitions before drawing from it.")
-        slot, env = np.divmod(rng.integers(len(self), size=n), self.num_envs)
+        slot, env = np.divmod(index, self.num_envs)
         return slot, env
 
-    def _rows(self, name: str, values: object, shape: tuple[int, ...]) -> NDArray[Any]:
-        """``values`` as ``(N, *shape)`` with finite numbers only."""
-        array = np.asarray(values)
-        if self.num_envs == 1 and array.shape == shape:
-            array = array[None]
-        if array.shape != (self.num_envs, *shape):
-            raise ValueError(f"{name} must have shape {(self.num_envs, *shape)}, got {array.shape}.")
-        with np.errstate(over="ignore"):  # what float32 cannot hold is as bad as infinity
-            bad = np.argwhere(~np.isfinite(array.astype(np.float32)))
-        if len(bad):
-            env, *index = bad[0].tolist()
-            place = f"{name}{index}" if index else name
-            raise ValueError(
-                f"Step {self.steps_seen} of environment {env}: {place} is {array[tuple(bad[0])]}. "
-                "The environment, or what chose the action, has diverged; nothing was stored."
-            )
-        if name == "action" and isinstance(self.codec.action_space, spaces.Discrete):
-            first, beyond = int(self.codec.action_space.start), int(self.codec.action_space.start + self.codec.size)
-            if not np.issubdtype(array.dtype, np.integer) or (array < first).any() or (array >= beyond).any():
-                raise ValueError(f"Step {self.steps_seen}: {array} are not actions of {self.codec.action_space}.")
-        return array
+
+def _stored_dtype(space: spaces.Box) -> type[np.float32] | type[np.float64]:
+    """The precision in which observations of ``space`` are kept."""
+    return np.float64 if space.dtype == np.float64 else np.float32
+
+
+def _is_same_memory(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays are views of the same numbers."""
+    return bool(one.size) and one.__array_interface__["data"] == other.__array_interface__["data"]
 
 
 def _sentence(error: Exception) -> str:

@@ -23,11 +23,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from torch import Generator, Tensor
 
+from mbrl_wrappers.columns import ColumnChecks, given_columns
+from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.ranges import distance_to_edge
+from mbrl_wrappers.spaces import ActionCodec
 
 S = TypeVar("S")
 """A model's state: a NamedTuple of ``(B, ...)`` tensors that is never mutated."""
@@ -45,11 +49,14 @@ TerminationFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Transitions(NamedTuple):
     """A flat batch of transitions in raw observation and reward units.
 
+    Observations are float32. Those of an environment so far from zero that float32 loses their changes stay float64
+    (see :func:`mbrl_wrappers.precision.observation_dtype`).
+
     Attributes:
-        obs: ``(B, O)`` float32.
+        obs: ``(B, O)``.
         action: ``(B, A)`` float32 model action.
         reward: ``(B,)`` float32.
-        next_obs: ``(B, O)`` float32, the true successor, also on the last step of an episode.
+        next_obs: ``(B, O)``, the true successor, also on the last step of an episode.
         terminated: ``(B,)`` bool, time limits excluded.
         last: ``(B,)`` bool, any episode or branch end. Real rows are in time order per environment.
     """
@@ -65,6 +72,45 @@ class Transitions(NamedTuple):
     def num_rows(self) -> int:
         """How many transitions the batch holds."""
         return int(self.obs.shape[0])
+
+    @classmethod
+    def from_numpy(
+        cls,
+        obs: object,
+        action: object,
+        reward: object,
+        next_obs: object | None,
+        terminated: object,
+        truncated: object | None = None,
+        *,
+        codec: ActionCodec,
+    ) -> Transitions:
+        """Recorded steps of one environment, with its actions scaled to model actions.
+
+        Steps are in the order of time. Wherever a step does not begin where the one before it led, an episode ends.
+
+        Args:
+            obs: ``(B, O)``, or ``(B + 1, O)`` for one episode when ``next_obs`` is None.
+            action: ``(B, *shape)`` or ``(B,)``, in environment units.
+            reward: ``(B,)``.
+            next_obs: ``(B, O)`` the true successors, or None.
+            terminated: ``(B,)`` bool, time limits excluded.
+            truncated: ``(B,)`` bool; None when no episode was cut by a time limit.
+            codec: of the environment, ``ActionCodec(env.action_space)``.
+
+        Raises:
+            ValueError: for a wrong shape, a number that is not finite or an action outside of its space.
+        """
+        given = given_columns(obs, action, reward, next_obs, terminated, truncated)
+        shape = np.shape(given["obs"])
+        if len(shape) != 2:
+            raise ValueError(f"obs must have shape (B, O), got {shape}.")
+        rows = ColumnChecks(codec, shape[1], 1, np.asarray(obs).dtype).steps(given, 0)
+        last = rows.last
+        last[-1:] = True
+        dtype = observation_dtype(rows.obs, rows.next_obs)
+        columns = (rows.obs.astype(dtype), rows.action, rows.reward, rows.next_obs.astype(dtype), rows.terminated, last)
+        return cls(*(th.from_numpy(np.ascontiguousarray(column[:, 0])) for column in columns))
 
 
 class Prediction(NamedTuple):

@@ -64,7 +64,7 @@ class CycleRecord:
         imagined_steps: imagined steps of this run so far.
         real_return: mean return of the real episodes that ended lately, exploration included (NaN before the first).
         imagined_return: mean return of the imagined episodes that ended lately: a score in the model only.
-        num_invalid: imagined episodes so far that ended by a prediction that was not believed.
+        num_invalid: imagined episodes so far that ended by a prediction outside the model's limits, or not finite.
         eval_return: mean return of the evaluation episodes on the real environment, or None without an evaluation.
         fit: the trainer's report, or None without a trainer.
     """

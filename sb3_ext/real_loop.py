@@ -115,7 +115,7 @@ class RealLoop:
     def _renew_exploration(self, step: int) -> None:
         """Draw a new gSDE matrix as often as SB3's own loop does: from rollout to rollout, or by ``sde_sample_freq``.
 
-        Without this, all real steps between two lessons would explore with what the last imagined rollout left behind.
+        Without it, all real steps of a cycle would explore with the matrix of the last imagined rollout.
         """
         agent: Any = self.agent
         if agent.use_sde and step % (agent.sde_sample_freq if agent.sde_sample_freq > 0 else agent.n_steps) == 0:
@@ -178,10 +178,10 @@ class RealStatistics:
 
 
 def open_real_env(name: str, env: object, made: ExitStack) -> GymEnv:
-    """The environment, made from its id if need be and then closed with ``made``.
+    """The environment; one made from its id is closed when ``made`` is.
 
     Raises:
-        TypeError: if it is no single Gymnasium environment; ``name`` says in the message which argument it was.
+        TypeError: if it is not a single Gymnasium environment; ``name`` says in the message which argument it was.
     """
     if isinstance(env, str):
         new: GymEnv = gymnasium.make(env)

@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils.seeding import np_random
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -72,19 +71,19 @@ class ModelVecEnv(ImaginedEnv, VecEnv):
 
     A row that ends is restarted in the same step; ``infos[i]["terminal_observation"]`` holds where it ended, and
     ``infos[i]["TimeLimit.truncated"]`` tells the end of the horizon (which SB3 bootstraps) from a predicted failure
-    (which it does not). A prediction that is not believed ends its row as a truncation with
+    (which it does not). A prediction outside the limits, or not finite, ends its row as a truncation with
     ``infos[i]["invalid"] = True``.
 
     ``seed()`` and ``set_options({"obs": obs (O,)})`` (or a list of one dict per row; ``"state"`` takes a model state of
     one row) count for the next ``reset()``. SB3 bootstraps truncated rows one at a time in Python, so tens to hundreds
-    of rows are sensible. Returns in here are imagined: judge an agent on the real environment.
+    of rows are sensible. Returns are predictions: judge an agent on the real environment.
 
     Args:
         model: as for :class:`mbrl_wrappers.envs.ModelEnv`, and so ``starts``, ``horizon`` and ``limits``.
         starts: where the episodes begin.
         num_envs: rows, at least 1.
         horizon: steps until truncation, at least 1.
-        limits: the range outside of which predictions are not believed.
+        limits: the range that predictions must lie in.
 
     Raises:
         TypeError: as for :class:`mbrl_wrappers.envs.ModelEnv`.
@@ -112,14 +111,15 @@ class ModelVecEnv(ImaginedEnv, VecEnv):
     def reset(self) -> NDArray[Any]:
         """Start all rows, with the seeds and options given since the last reset; ``(N, O)`` observations."""
         options = [checked_options(row, {"obs", "state"}) for row in self._options]
-        self._rngs = [rng if s is None else np_random(s)[0] for rng, s in zip(self._rngs, self._seeds, strict=True)]
-        self._branches.use_streams(self._rngs)
-        given = [row.get("obs") for row in options]
-        drawn = [self._branches.draw_start(i) if obs is None else np.asarray(obs) for i, obs in enumerate(given)]
-        self._branches.restart(obs=np.stack(drawn))
+        self._reseed(self._seeds)
+        given = [None if row.get("obs") is None else np.asarray(row["obs"]) for row in options]
+        free = np.array([obs is None for obs in given])
+        drawn = iter(self._branches.draw_starts(np.flatnonzero(free)) if free.any() else ())
+        starts = [next(drawn) if obs is None else obs for obs in given]
+        self._branches.restart(obs=np.stack(starts))
         for index, row in enumerate(options):
             if "state" in row:
-                obs = None if given[index] is None else drawn[index][None]
+                obs = None if given[index] is None else starts[index][None]
                 self._branches.restart(np.arange(self.num_envs) == index, obs=obs, state=row["state"])
         self.reset_infos = [{} for _ in range(self.num_envs)]
         self._reset_seeds()

@@ -136,7 +136,7 @@ def test_samples_are_stored_rows_and_repeat_with_the_seed() -> None:
     for drawn, stored in zip(rows[:5], every[:5], strict=True):
         assert th.equal(drawn, stored[picked])
     observations = store.sample_observations(500, np.random.default_rng(1))
-    assert (observations.shape, observations.dtype) == ((500, 2), np.float32)
+    assert (observations.shape, observations.dtype) == ((500, 2), np.float64)  # as the space says
     assert set(observations[:, 0]) == set(index)
 
 
@@ -177,7 +177,7 @@ def test_bad_numbers_stop_at_the_door(field, value, message) -> None:
 def test_discrete_actions_that_do_not_exist_are_refused() -> None:
     store = TransitionStore(12, OBS_SPACE, spaces.Discrete(3, start=5))
     for action in (4, 8, 5.5):
-        with pytest.raises(ValueError, match="not actions of Discrete"):
+        with pytest.raises(ValueError, match="is not an action of Discrete"):
             store.add([0, 0], action, 0.0, [0, 0], False, False)
 
 
@@ -257,7 +257,7 @@ def test_a_file_cannot_ask_for_an_impossible_store(config, message, tmp_path) ->
         ({"reward": None}, r"holds the tensors \['action', 'last', 'next_obs', 'obs', 'terminated'\]"),
         ({"extra": th.zeros(5, 1)}, "holds the tensors"),
         ({"obs": th.zeros(5, 1, 3)}, r"'obs' is float32 of shape \(5, 1, 3\)"),
-        ({"obs": th.zeros(5, 1, 2, dtype=th.float64)}, "'obs' is float64"),
+        ({"action": th.zeros(5, 1, 2, dtype=th.float64)}, "'action' is float64"),
         ({"reward": th.full((5, 1), th.nan)}, "'reward' has a number that is not finite"),
         ({"reward": th.zeros(5, 1, dtype=th.bfloat16)}, "corrupt"),
     ],

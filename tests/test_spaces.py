@@ -188,6 +188,7 @@ def test_a_dimension_of_zero_width_maps_to_zero_and_back_to_its_bound() -> None:
     codec = ActionCodec(spaces.Box(np.array([2.0, -1.0]), np.array([2.0, 1.0]), dtype=np.float64))
     assert codec.encode(th.tensor([[2.0, 0.5], [2.5, 0.5]])).tolist() == [[0.0, 0.5]] * 2
     assert codec.decode(th.tensor([[0.7, 0.5]])).tolist() == [[2.0, 0.5]]
+    assert [edge.tolist() for edge in codec.bounds] == [[0.0, -1.0], [0.0, 1.0]]
 
 
 @pytest.mark.parametrize(

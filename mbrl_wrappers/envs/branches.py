@@ -1,4 +1,4 @@
-"""N rows of model state and clocks: the stateful core that all three model environments share."""
+"""N rows of model state, each with a step counter: the state of all three model environments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows
 from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import check_action_space, check_observation_space
@@ -28,7 +29,7 @@ class BranchStep(NamedTuple):
             valid observation.
         reward: ``(N,)`` float32, 0 where invalid.
         terminated: ``(N,)`` bool, the model predicts a failure.
-        truncated: ``(N,)`` bool, the horizon is reached without one, or the prediction is invalid.
+        truncated: ``(N,)`` bool, the horizon is reached without a failure, or the prediction is invalid.
         invalid: ``(N,)`` bool, the prediction is not finite or outside the limits.
     """
 
@@ -40,7 +41,7 @@ class BranchStep(NamedTuple):
 
 
 class Branches:
-    """Imagined trajectories, one per row, each with its own clock.
+    """Imagined trajectories, one per row, each with its own step counter.
 
     The model is a function of explicit state; this class is where the state lives. Rows never see each other:
     restarting some leaves the others' state untouched, and what a row draws does not depend on which others ended.
@@ -54,11 +55,11 @@ class Branches:
         starts: see :func:`mbrl_wrappers.envs.starts.start_sampler`.
         num_rows: ``N``.
         horizon: steps after which a branch is truncated, at least 1.
-        limits: the range outside of which a prediction is not believed. By default the model's own ``limits``
-            attribute, read at each step; a model without one is only checked for finite numbers.
+        limits: the range that predictions must lie in. By default the model's own ``limits`` attribute, read at each
+            step; predictions of a model without one must be finite.
 
     Raises:
-        TypeError: for a model that is none, or spaces that models cannot handle.
+        TypeError: for an object without the methods of a model, or spaces that models cannot handle.
         ValueError: if ``num_rows`` or ``horizon`` is below 1, or for starts of the wrong shape.
     """
 
@@ -109,7 +110,7 @@ class Branches:
 
     @property
     def elapsed(self) -> NDArray[np.int64]:
-        """A copy of the clocks, ``(N,)`` steps since each row's start."""
+        """A copy of the step counters, ``(N,)`` steps since each row's start."""
         return self._elapsed.copy()
 
     @property
@@ -131,10 +132,9 @@ class Branches:
             self._generator = torch_generator(self._seed, self.model.device)
             self._steps = self._restarts_since_step = 0
 
-    def draw_start(self, row: int) -> NDArray[Any]:
-        """A start observation ``(O,)`` from the row's own stream."""
-        start: NDArray[Any] = self._draw_starts(1, self._rngs[row])[0]
-        return start
+    def draw_starts(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Start observations ``(R, O)`` for the ``rows (R,)``, each from its own stream."""
+        return self._draw_starts.each([self._rngs[row] for row in rows])
 
     def restart(self, rows: BoolArray | None = None, *, obs: object = None, state: object = None) -> None:
         """Start rows anew, at drawn observations or at given ones; all other rows stay as they are.
@@ -162,7 +162,7 @@ class Branches:
             if num_rows(state) != len(chosen):
                 raise ValueError(f"The given state has {num_rows(state)} rows, but {len(chosen)} are started.")
         if obs is None:
-            start = np.stack([self.draw_start(int(row)) for row in chosen])
+            start = self.draw_starts(chosen)
         else:
             start = check_observations(obs, len(chosen), self.obs_dim, "obs")
         # A given state is copied: it stays the caller's, who may write to it.
@@ -199,7 +199,7 @@ class Branches:
         valid: BoolArray = self._valid(prediction).cpu().numpy()  # (N,)
         moved = valid & active
         if not moved.all():
-            # The state stays where it was last believed, so that a diverged row cannot poison what comes after.
+            # An invalid row keeps its last valid state: NaN would spread through the model's batch.
             stays = th.as_tensor(~moved, device=prediction.reward.device)
             self._state = put_rows(self._state, stays, take_rows(previous, stays))
         space = self.observation_space
@@ -227,7 +227,7 @@ class Branches:
         full[chosen] = start
         seed = seed_at(self._seed, self._steps, self._restarts_since_step)
         generator = torch_generator(seed, self.model.device)
-        obs = th.as_tensor(full.astype(np.float32), device=self.model.device)
+        obs = th.as_tensor(full, dtype=model_dtype(self.model), device=self.model.device)
         state = self.model.reset(obs, generator=generator)
         return state if len(chosen) == self.num_rows else take_rows(state, th.as_tensor(chosen, device=obs.device))
 

@@ -1,8 +1,12 @@
-"""What all model environments have in common, whoever's interface they speak."""
+"""The common base of the model environments: one row or many, for Gymnasium or for Stable-Baselines3."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+from gymnasium.utils.seeding import np_random
 
 from mbrl_wrappers.envs.actions import ActionGate
 from mbrl_wrappers.envs.branches import Branches
@@ -15,16 +19,18 @@ class ImaginedEnv:
 
     A predicted failure is a termination. The end of the horizon is a truncation, and so is a prediction that is not
     finite or leaves the limits: the last valid observation is then repeated, with reward 0, and :attr:`num_invalid`
-    counts it. Scores in here are imagined: ``metadata["is_model"]`` is ``True`` so that evaluation code can say so.
+    counts it. Returns are predictions, not results: ``metadata["is_model"]`` is ``True``, so that evaluation code can
+    tell.
     """
 
     _branches: Branches
     _gate: ActionGate
+    _rngs: list[np.random.Generator]
 
     def _imagine(
         self, model: DynamicsModel[Any], starts: Starts, num_rows: int, horizon: int, limits: Limits | None
     ) -> None:
-        """Check what the constructor was given and make the branches, all of which are still to be started.
+        """Check the constructor's arguments and make the branches, which the first reset starts.
 
         Args:
             model: predicts the steps; gives the spaces, in environment units.
@@ -32,7 +38,7 @@ class ImaginedEnv:
                 ``sample_observations``.
             num_rows: episodes side by side.
             horizon: steps until truncation, at least 1.
-            limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+            limits: the range that predictions must lie in; by default the model's ``limits``, if any.
 
         Raises:
             TypeError: for spaces or starts that are not supported.
@@ -40,6 +46,11 @@ class ImaginedEnv:
         """
         self._branches = Branches(model, starts, num_rows, horizon, limits=limits)
         self._gate = ActionGate(self._branches.action_space)
+
+    def _reseed(self, seeds: Sequence[int | None]) -> None:
+        """Give each row a stream of its own seed; one whose seed is ``None`` goes on with the stream it has."""
+        self._rngs = [rng if seed is None else np_random(seed)[0] for rng, seed in zip(self._rngs, seeds, strict=True)]
+        self._branches.use_streams(self._rngs)
 
     @property
     def model(self) -> DynamicsModel[Any]:
@@ -57,7 +68,7 @@ class ImaginedEnv:
 
     @property
     def num_invalid(self) -> int:
-        """How many episodes ended by a prediction that was not believed."""
+        """How many episodes were truncated by a prediction outside the limits, or not finite."""
         return self._branches.num_invalid
 
 

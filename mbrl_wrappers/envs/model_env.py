@@ -25,13 +25,13 @@ class ModelEnv(ImaginedEnv, gymnasium.Env[NDArray[Any], Any]):
     ``options={"state": state}`` continues from a model state of one row, and needs ``"obs"`` too if the state has no
     ``obs`` field.
 
-    Scores in here are imagined: ``metadata["is_model"]`` is ``True`` so that evaluation code can say so.
+    Returns are predictions, not results: ``metadata["is_model"]`` is ``True``, so that evaluation code can tell.
 
     Args:
         model: predicts the steps; gives the spaces, in environment units.
         starts: a function ``(n, rng) -> (n, O)``, observations ``(M, O)``, or a buffer with ``sample_observations``.
         horizon: steps until truncation, at least 1. Gymnasium's checker wants 2 or more.
-        limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+        limits: the range that predictions must lie in; by default the model's ``limits``, if any.
         render_mode: only ``None``, a model has no picture.
 
     Raises:

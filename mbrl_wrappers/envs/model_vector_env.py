@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from mbrl_wrappers.envs.branches import BranchStep
 from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
 from mbrl_wrappers.types import DynamicsModel, Limits
@@ -30,15 +30,15 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
     and the next step ignores the action and returns the new start with reward 0. ``DISABLED``: end rows must be
     restarted with ``reset(options={"reset_mask": mask})``.
 
-    ``info["invalid"]`` marks the rows whose prediction was not believed (in ``info["final_info"]`` for
-    ``SAME_STEP``).
+    ``info["invalid"]`` marks the rows whose prediction is outside the limits or not finite (in ``info["final_info"]``
+    for ``SAME_STEP``).
 
     Args:
         model: as for :class:`ModelEnv`, and so ``starts``, ``horizon`` and ``limits``; its spaces are the single ones.
         starts: where the episodes begin.
         num_envs: ``N``, at least 1.
         horizon: steps until truncation, at least 1.
-        limits: the range outside of which predictions are not believed.
+        limits: the range that predictions must lie in.
         autoreset_mode: an ``AutoresetMode`` or its value, such as ``"NextStep"``.
 
     Raises:
@@ -64,7 +64,7 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.metadata = {"render_modes": [], "is_model": True, "autoreset_mode": self.autoreset_mode}
-        self._rngs: list[np.random.Generator] = []
+        self._rngs = []
         self._ended = np.zeros(self.num_envs, bool)  # (N,) over, and not yet restarted
 
     def reset(
@@ -83,7 +83,6 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
         options = checked_options(options, {"obs", "state", "reset_mask"})
         mask = self._checked_mask(options.get("reset_mask"))
         self._seed_rows(seed)
-        self._branches.use_streams(self._rngs)
         self._branches.restart(mask, obs=options.get("obs"), state=options.get("state"))
         self._ended &= ~mask
         return self._branches.obs, {}
@@ -107,16 +106,28 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
         result = self._branches.step(self._gate(actions, self.num_envs), idle=over)
         self._branches.restart(over)
         self._ended = result.terminated | result.truncated
-        infos: dict[str, Any] = {}
-        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
-        for row in np.flatnonzero(self._ended if same_step else result.invalid):
-            info: dict[str, Any] = {"invalid": True} if result.invalid[row] else {}
-            final = {"final_obs": result.obs[row].copy(), "final_info": info} if same_step else info
-            infos = self._add_info(infos, final, int(row))
-        if same_step:
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            infos = self._final_infos(result)
             self._branches.restart(self._ended)
             self._ended = np.zeros(self.num_envs, bool)
+        else:
+            infos = _flagged("invalid", result.invalid)
         return self._branches.obs, result.reward.astype(np.float64), result.terminated, result.truncated, infos
+
+    def _final_infos(self, result: BranchStep) -> dict[str, Any]:
+        """Last observations and infos of the rows that ended, as Gymnasium's vector environments lay them out."""
+        ended = self._ended
+        if not ended.any():
+            return {}
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(ended):
+            final_obs[row] = result.obs[row]
+        return {
+            "final_obs": final_obs,
+            "_final_obs": ended.copy(),
+            "final_info": _flagged("invalid", result.invalid),
+            "_final_info": ended.copy(),
+        }
 
     def _seed_rows(self, seed: int | Sequence[int | None] | None) -> None:
         if seed is None or isinstance(seed, int | np.integer):
@@ -128,7 +139,7 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
             raise ValueError(f"Expected one seed per row, {self.num_envs}, got {len(seeds)}.")
         if not self._rngs:
             self._rngs = self.np_random.spawn(self.num_envs)
-        self._rngs = [rng if s is None else np_random(s)[0] for rng, s in zip(self._rngs, seeds, strict=True)]
+        self._reseed(seeds)
 
     def _checked_mask(self, mask: object) -> NDArray[np.bool_]:
         if mask is None:
@@ -142,3 +153,8 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
         if not self._branches.started and not array.all():
             raise ResetNeeded("Start all rows once with reset() before restarting some with a reset_mask.")
         return array
+
+
+def _flagged(key: str, rows: NDArray[np.bool_]) -> dict[str, Any]:
+    """The info of rows ``(N,)`` bool that carry ``key = True`` and of others that lack it."""
+    return {key: rows.copy(), f"_{key}": rows.copy()} if rows.any() else {}

@@ -23,6 +23,31 @@ class ObservationSource(Protocol):
         ...
 
 
+@runtime_checkable
+class NumberedObservations(ObservationSource, Protocol):
+    """A buffer whose observations can also be asked for by number, so that many rows take one call."""
+
+    def __len__(self) -> int:
+        """How many observations are stored."""
+        ...
+
+    def observations_at(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        """The observations ``(n, O)`` of the numbers ``index (n,)``, each below the length."""
+        ...
+
+
+class RowStarts(Protocol):
+    """Draws starts: many from one stream, or one from each of many streams."""
+
+    def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """``n`` start observations ``(n, O)``, drawn with ``rng`` alone."""
+        ...
+
+    def each(self, rngs: Sequence[np.random.Generator]) -> NDArray[Any]:
+        """One start observation for each of the streams ``rngs``, drawn with it alone: ``(n, O)``."""
+        ...
+
+
 Starts: TypeAlias = StartSampler | ObservationSource | NDArray[Any] | th.Tensor
 """What branches and model environments take as ``starts``."""
 
@@ -60,11 +85,19 @@ class UniformStarts:
 
     def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
         """``n`` observations ``(n, O)``."""
-        return rng.uniform(self.low, self.high, (n, len(self.low)))
+        return self._between(rng.random((n, len(self.low))))
+
+    def each(self, rngs: Sequence[np.random.Generator]) -> NDArray[Any]:
+        """One observation for each stream, ``(n, O)``."""
+        return self._between(np.array([rng.random(len(self.low)) for rng in rngs]))
+
+    def _between(self, share: NDArray[np.float64]) -> NDArray[np.float64]:
+        low = np.array(self.low)
+        return low + (np.array(self.high) - low) * share
 
 
-def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
-    """Turn any kind of starts into one checked function.
+def start_sampler(starts: Starts, obs_dim: int) -> RowStarts:
+    """Turn any kind of starts into one checked sampler.
 
     Args:
         starts: a callable ``(n, rng) -> (n, O)``, an object with ``sample_observations(n, rng)`` (both replay buffers
@@ -72,24 +105,24 @@ def start_sampler(starts: Starts, obs_dim: int) -> StartSampler:
         obs_dim: ``O``.
 
     Returns:
-        A function whose result is checked for shape and finiteness at each call.
+        A sampler whose result is checked for shape and finiteness at each call.
 
     Raises:
         TypeError: if ``starts`` is none of the three.
         ValueError: for an array of the wrong shape, an empty one, or one that is not finite; later, when called,
             if the callable or the buffer returns such an array.
     """
-    if isinstance(starts, UniformStarts) and len(starts.low) != obs_dim:
-        raise ValueError(f"The box of starts has {len(starts.low)} dimensions and an observation {obs_dim}.")
+    if isinstance(starts, UniformStarts):
+        if len(starts.low) != obs_dim:
+            raise ValueError(f"The box of starts has {len(starts.low)} dimensions and an observation {obs_dim}.")
+        return starts
+    if isinstance(starts, NumberedObservations):
+        return _Numbered(starts, obs_dim)
     if isinstance(starts, ObservationSource):
-        draw: StartSampler = starts.sample_observations
-        name = f"{type(starts).__name__}.sample_observations"
-    elif callable(starts):
-        draw, name = starts, "the starts function"
-    else:
-        return _rows_of(starts, obs_dim)  # checked once
-
-    return _Checked(draw, obs_dim, name)
+        return _Checked(starts.sample_observations, obs_dim, f"{type(starts).__name__}.sample_observations")
+    if callable(starts):
+        return _Checked(starts, obs_dim, "the starts function")
+    return _rows_of(starts, obs_dim)  # checked once
 
 
 def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -> NDArray[Any]:
@@ -120,7 +153,7 @@ def check_observations(obs: object, rows: int | None, obs_dim: int, name: str) -
 
 @dataclass(frozen=True)
 class _Checked:
-    """A user's sampler, whose every draw is checked."""
+    """A user's sampler, whose every draw is checked. It is called once per stream, since it may draw anything."""
 
     draw: StartSampler
     obs_dim: int
@@ -128,6 +161,30 @@ class _Checked:
 
     def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
         return check_observations(self.draw(n, rng), n, self.obs_dim, self.name)
+
+    def each(self, rngs: Sequence[np.random.Generator]) -> NDArray[Any]:
+        drawn = [np.asarray(self.draw(1, rng)) for rng in rngs]
+        for start in drawn:
+            if start.shape != (1, self.obs_dim):
+                check_observations(start, 1, self.obs_dim, self.name)
+        return check_observations(np.concatenate(drawn), len(rngs), self.obs_dim, self.name)
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A buffer's observations, each as likely as any other, with replacement."""
+
+    source: NumberedObservations
+    obs_dim: int
+
+    def __call__(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        return self._checked(self.source.sample_observations(n, rng))
+
+    def each(self, rngs: Sequence[np.random.Generator]) -> NDArray[Any]:
+        return self._checked(self.source.observations_at(_one_of(len(self.source), rngs)))
+
+    def _checked(self, drawn: object) -> NDArray[Any]:
+        return check_observations(drawn, None, self.obs_dim, type(self.source).__name__)
 
 
 @dataclass(frozen=True)
@@ -140,8 +197,18 @@ class _StoredRows:
         drawn: NDArray[Any] = self.rows[rng.integers(len(self.rows), size=n)]
         return drawn
 
+    def each(self, rngs: Sequence[np.random.Generator]) -> NDArray[Any]:
+        drawn: NDArray[Any] = self.rows[_one_of(len(self.rows), rngs)]
+        return drawn
 
-def _rows_of(starts: object, obs_dim: int) -> StartSampler:
+
+def _one_of(count: int, rngs: Sequence[np.random.Generator]) -> NDArray[np.int64]:
+    """A number below ``count`` from each stream, ``(n,)``."""
+    # A float takes a twentieth of the time of an integer; that one number is likelier by 2**-53 does not matter.
+    return (count * np.array([rng.random() for rng in rngs])).astype(np.int64)
+
+
+def _rows_of(starts: object, obs_dim: int) -> RowStarts:
     if not isinstance(starts, np.ndarray | th.Tensor | list | tuple):
         raise TypeError(
             f"starts must be a function (n, rng) -> (n, {obs_dim}), an array of observations (M, {obs_dim}) or a "

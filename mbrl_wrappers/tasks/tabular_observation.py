@@ -22,17 +22,17 @@ Array = NDArray[Any]
 class TabularObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], RecordConstructorArgs):
     """Cuts each dimension of a Box observation into bins and numbers the cells, row-major.
 
-    Bins are of equal width between ``low`` and ``high``, or hold equally many rows of ``data``. What lies outside
-    falls into the outermost bins. Cells are not Markov states in general: a table over them is an approximation, and
-    the same action may lead from one cell to different ones.
+    Bins are of equal width between ``low`` and ``high``, or contain equally many rows of ``data``. Values
+    outside fall into the outermost bins. A table over cells is an approximation: the same action may lead from one
+    cell to different ones, so cells are in general not Markov states.
 
     Args:
         env: an environment whose observation is a one-dimensional float Box.
         bins: how many for each dimension, or for all; 1 leaves a dimension out.
         low: where the first bin begins, for each dimension or for all; by default the space's bound.
         high: where the last bin ends.
-        data: observations ``(B, O)``, such as a random policy saw: bins hold equally many of them. Values that repeat
-            may leave a dimension with fewer bins.
+        data: observations ``(B, O)``, such as a random policy saw: bins contain equally many of them. Values that
+            repeat may leave a dimension with fewer bins.
 
     Attributes:
         edges: for each dimension the inner edges, ascending; an edge belongs to the bin above it.
@@ -64,7 +64,7 @@ class TabularObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], Rec
         self.shape = tuple(len(edges) + 1 for edges in self.edges)
         cells = math.prod(self.shape)
         if cells > MAX_ENTRIES:
-            raise ValueError(f"Bins {self.shape} make {cells:,} states, more than a table can hold: use fewer.")
+            raise ValueError(f"Bins {self.shape} make {cells:,} states, more than the limit of a table: use fewer.")
         self.observation_space = spaces.Discrete(cells)
 
     def observation(self, observation: Array) -> np.int64:
@@ -72,7 +72,18 @@ class TabularObservation(gymnasium.ObservationWrapper[np.int64, Any, Array], Rec
         return np.int64(self.cells(np.asarray(observation)[None])[0])
 
     def cells(self, observations: Array) -> NDArray[np.int64]:
-        """The numbers ``(B,)`` of the cells of observations ``(B, O)``."""
+        """The numbers ``(B,)`` of the cells of observations ``(B, O)``.
+
+        Raises:
+            ValueError: for NaN, which belongs to no cell; infinity falls into an outermost bin.
+        """
+        missing = np.isnan(observations)
+        if missing.any():
+            row, dimension = np.argwhere(missing)[0].tolist()
+            raise ValueError(
+                f"Observation {row} has NaN in dimension {dimension}, which belongs to no cell: the environment has "
+                "diverged."
+            )
         index = [
             np.searchsorted(edges, column, "right") for edges, column in zip(self.edges, observations.T, strict=True)
         ]
@@ -89,7 +100,7 @@ def _equal_widths(
     )
     edges = []
     for index, (count, begin, end) in enumerate(zip(counts, first, last, strict=True)):
-        # A float32 space without bounds may say so by the largest number that there is.
+        # Some float32 spaces have the largest float32 in place of an infinite bound.
         if count > 1 and not (abs(begin) < 1e30 and abs(end) < 1e30):
             raise ValueError(
                 f"Dimension {index} of the observation has the bounds [{begin:g}, {end:g}]: pass finite low and high, "

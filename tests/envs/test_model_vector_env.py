@@ -87,6 +87,17 @@ def test_disabled_waits_for_the_caller() -> None:
     np.testing.assert_array_equal(obs, [[2], [50], [21]])
 
 
+def test_a_row_that_was_not_restarted_is_still_over() -> None:
+    env = ModelVectorEnv(counting_model(), Deck(CARDS), 3, horizon=1, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset()
+    assert env.step(ACTIONS)[3].all()
+    env.reset(options={"reset_mask": np.array([False, True, False])})
+    with pytest.raises(ResetNeeded, match=r"rows \[0, 2\] are over"):
+        env.step(ACTIONS)
+    env.reset(options={"reset_mask": np.array([True, False, True])})
+    env.step(ACTIONS)
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode)[:2])
 @pytest.mark.parametrize("make", [OracleEnv, DiscreteOracleEnv])
 def test_it_equals_gymnasiums_loop_over_single_environments(make, mode) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch as th
 
-from mbrl_wrappers.envs import UniformStarts, start_sampler
+from mbrl_wrappers.envs import ModelVectorEnv, UniformStarts, start_sampler
 from mbrl_wrappers.replay import TransitionStore
+from tests.envs.paths import counting_model
 from tests.oracle import OracleEnv
 
 RNG = np.random.default_rng
@@ -103,3 +104,62 @@ def test_a_box_that_is_none_is_refused(low: Any, high: Any, message: str) -> Non
 def test_a_box_of_another_size_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="2 dimensions and an observation 3"):
         start_sampler(UniformStarts([0, 0], [1, 1]), 3)
+
+
+class Shelf:
+    """Numbered observations; counts how often it is asked."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows, self.calls = rows, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample_observations(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        raise AssertionError("one row at a time")
+
+    def observations_at(self, index: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return self.rows[index]
+
+
+KINDS = {
+    "array": lambda: np.arange(30.0).reshape(10, 3),
+    "box": lambda: UniformStarts([0.0, -1.0, 5.0], [1.0, 1.0, 9.0]),
+    "function": lambda: lambda n, rng: rng.normal(size=(n, 3)),
+    "buffer": lambda: Shelf(np.arange(30.0).reshape(10, 3)),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_each_stream_gives_its_own_start_whoever_is_beside_it(make) -> None:
+    sample = start_sampler(make(), 3)
+    together = sample.each([RNG(seed) for seed in range(40)])
+    assert together.shape == (40, 3)
+    alone = [sample.each([RNG(seed)])[0] for seed in range(40)]
+    np.testing.assert_array_equal(together, alone)
+    assert len(np.unique(together[:, 0])) >= 8
+
+
+@pytest.mark.parametrize("kind", ["array", "buffer"])
+def test_each_row_is_as_likely_as_any_other(kind) -> None:
+    drawn = start_sampler(KINDS[kind](), 3).each([RNG(seed) for seed in range(3000)])
+    values, counts = np.unique(drawn[:, 0], return_counts=True)
+    np.testing.assert_array_equal(values, np.arange(0.0, 30.0, 3.0))
+    assert counts.min() > 230
+
+
+def test_a_buffer_is_asked_once_for_all_rows_that_begin() -> None:
+    shelf = Shelf(np.zeros((5, 1), np.float32))
+    env = ModelVectorEnv(counting_model(), shelf, 50, horizon=1)
+    env.reset(seed=0)
+    env.step(np.zeros((50, 1)))
+    assert shelf.calls == 2
+
+
+def test_a_function_that_errs_for_one_row_is_named() -> None:
+    sample = start_sampler(lambda n, rng: np.full((n, 3), rng.choice([0.0, np.nan])), 3)
+    with pytest.raises(ValueError, match="starts function gave a non-finite observation"):
+        sample.each([RNG(seed) for seed in range(20)])
+    with pytest.raises(ValueError, match=r"shape \(1, 3\), got \(2, 3\)"):
+        start_sampler(lambda n, rng: np.zeros((2, 3)), 3).each([RNG(0), RNG(1)])

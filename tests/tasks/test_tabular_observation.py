@@ -72,3 +72,13 @@ def test_unbounded_and_numbered_observations_are_refused() -> None:
         TabularObservation(OracleEnv())
     with pytest.raises(TypeError, match="one-dimensional float Box"):
         TabularObservation(gymnasium.make("FrozenLake-v1"))
+
+
+def test_nan_has_no_cell() -> None:
+    """Sorted behind everything, it was numbered as the topmost bin."""
+    env = mountain(bins=10)
+    with pytest.raises(ValueError, match="NaN in dimension 0"):
+        env.observation(np.array([np.nan, 0.0], np.float32))
+    with pytest.raises(ValueError, match="Observation 2 has NaN in dimension 1"):
+        env.cells(np.array([[0.0, 0.0], [0.1, 0.0], [0.1, np.nan]]))
+    assert env.cells(np.array([[np.inf, 0.0], [-np.inf, 0.0]])).tolist() == [95, 5]
