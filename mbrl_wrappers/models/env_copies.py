@@ -15,12 +15,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
-from mbrl_wrappers.tasks.functions import TRANSPARENT
+from mbrl_wrappers.tasks.recognition import TIME_LIMIT, TRANSPARENT, transparent_class
 from mbrl_wrappers.tasks.wrappers import class_name
 
 AnyEnv = gymnasium.Env[Any, Any]
 
-LEFT_OUT = TRANSPARENT - {"gymnasium.wrappers.common.TimeLimit"}
+LEFT_OUT = TRANSPARENT - {TIME_LIMIT}
 """Wrappers that a copy goes without: they check, count, film or write files, and change nothing."""
 
 DISPLAYS = frozenset({"mujoco_renderer", "renderer", "screen", "clock", "surf", "surface", "viewer", "_viewers"}) | {
@@ -191,7 +191,7 @@ def _copied_stream(stream: np.random.Generator) -> np.random.Generator:
 @lru_cache(maxsize=256)
 def _treatment(kind: Any) -> Literal["leave out", "ask it", "copy"]:
     """How a layer is copied: not at all, by its class's own idea of a copy, or attribute by attribute."""
-    if f"{kind.__module__}.{kind.__qualname__}" in LEFT_OUT:
+    if transparent_class(kind) in LEFT_OUT:
         return "leave out"
     for base in kind.__mro__:
         own = vars(base)

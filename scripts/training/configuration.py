@@ -14,9 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scripts.runs.env_id import registered_id
+
+try:
+    import yaml
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "The settings of scripts/ are YAML, and PyYAML is not installed: pip install 'mbrl-wrappers[zoo]'", name="yaml"
+    ) from error
 
 HYPERPARAMS_FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
 RUN_KEYS = ("n_timesteps", "policy", "env_wrapper", "env_kwargs", "noise_type", "noise_std")
