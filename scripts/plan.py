@@ -16,7 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.pictures.video import choose_renderer
+from scripts.pictures.renderer import choose_renderer
 from scripts.training.threads import limit_threads
 
 

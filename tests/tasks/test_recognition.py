@@ -116,7 +116,6 @@ class Angle(AngleObservation):
         lambda env: WithArguments(env, "red"),
         Counting,
         Closing,
-        Clip,
         lambda env: Angle(env, [1]),
     ],
 )
@@ -148,6 +147,10 @@ def test_other_bounds_are_not_taken_for_those_of_clip_action() -> None:
     functions = task_functions(TakingOtherBounds(gymnasium.make("Pendulum-v1")))
     assert functions.exact == {"termination"}
     assert "TakingOtherBounds" in functions.notes[-1]
+
+
+def test_another_name_for_clip_action_is_composed_with() -> None:
+    assert task_functions(Clip(gymnasium.make("Pendulum-v1"))).exact == BOTH
 
 
 def test_a_subclass_of_the_forward_velocity_counts_as_one() -> None:
