@@ -1,4 +1,4 @@
-"""Check the documents: every link inside the project leads somewhere and every Python example compiles.
+"""Check the documents: links inside the project lead somewhere, commands name scripts, and Python examples compile.
 
     python scripts/check_docs.py            README.md, CONTRIBUTING.md, CHANGELOG.md and docs/
     python scripts/check_docs.py FILE...    these files
@@ -31,6 +31,7 @@ FENCE = re.compile(
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?(?P<target>[^)\s>]+)>?[^)]*\)|<img[^>]+src=\"(?P<image>[^\"]+)\"")
 HEADING = re.compile(r"^#{1,6}\s+(?P<title>.+?)\s*#*$", re.MULTILINE)
+COMMAND = re.compile(r"\bpython3?\s+(?P<script>scripts/[\w/.-]+\.py)\b")
 INLINE_CODE = re.compile(r"`[^`\n]+`")
 
 
@@ -65,6 +66,13 @@ def broken_links(path: Path, text: str) -> Iterator[str]:
             yield f"{path}:{line_of(prose, link.start())}: there is no {target}"
         elif anchor and aim.suffix == ".md" and anchor not in anchors(aim.read_text(encoding="utf-8")):
             yield f"{path}:{line_of(prose, link.start())}: {aim.name} has no heading #{anchor}"
+
+
+def missing_scripts(path: Path, text: str) -> Iterator[str]:
+    """A line for each command that starts a script which is not there."""
+    for command in COMMAND.finditer(text):
+        if not (ROOT / command["script"]).is_file():
+            yield f"{path}:{line_of(text, command.start())}: there is no {command['script']}"
 
 
 def examples(text: str) -> Iterator[tuple[int, str]]:
@@ -123,7 +131,7 @@ def failing_examples(path: Path, text: str, replacements: Sequence[tuple[str, st
 def faults(path: Path) -> list[str]:
     """All that is wrong with one document, its examples not run."""
     text = path.read_text(encoding="utf-8")
-    return [*broken_links(path, text), *broken_code(path, text)]
+    return [*broken_links(path, text), *missing_scripts(path, text), *broken_code(path, text)]
 
 
 def run_examples(files: Sequence[Path], replacements: Sequence[tuple[str, str]]) -> list[str]:

@@ -27,6 +27,7 @@ def _document(folder: Path, text: str) -> Path:
         "`[not](a_link.md)`\n\n```\n[nor](this.md)\n```",
         "```python\nx = 1\n```\n\n1. in a list\n\n   ```python\n   def f():\n       return 1\n   ```",
         "```bash\nnot python (\n```",
+        "`python scripts/table.py logs` and `python\nscripts/experiments/toy_text.py x`",
     ],
 )
 def test_sound_documents_pass(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +42,7 @@ def test_sound_documents_pass(tmp_path: Path, text: str, capsys: pytest.CaptureF
         ("[a](other.md#nowhere)", "page.md:1: other.md has no heading #nowhere"),
         ("[a](#nowhere)", "page.md:1: page.md has no heading #nowhere"),
         ('<img width="3" src="lost.png">', "page.md:1: there is no lost.png"),
+        ("one\n`python scripts/plan_tabel.py -o x`", "page.md:2: there is no scripts/plan_tabel.py"),
         ("text\n```python\nx = 1\nx = (\n```", "page.md:4: the example does not compile"),
     ],
 )
