@@ -31,7 +31,7 @@ class ModelEnv(ImaginedEnv, gymnasium.Env[NDArray[Any], Any]):
         model: predicts the steps; gives the spaces, in environment units.
         starts: a function ``(n, rng) -> (n, O)``, observations ``(M, O)``, or a buffer with ``sample_observations``.
         horizon: steps until truncation, at least 1. Gymnasium's checker wants 2 or more.
-        limits: the range outside of which predictions are not believed; by default the model's ``limits``, if any.
+        limits: predictions outside of this range are invalid and end the episode; by default the model's ``limits``, if any.
         render_mode: only ``None``, a model has no picture.
 
     Raises:

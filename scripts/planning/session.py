@@ -70,7 +70,7 @@ def filmed(env: gym.Env[Any, Any], folder: str) -> gym.Env[Any, Any]:
 
 
 class PlanSession:
-    """Episodes under way, and their books."""
+    """Episodes under way, and the ``summary.json`` that records them."""
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ def check_keys(entry: Mapping[str, Any], allowed: Iterable[str], where: str) -> 
 def read_entry(path: Path, env_id: str) -> dict[str, Any]:
     """The entry for ``env_id``: the file's ``default`` with the environment's own entry laid on it.
 
-    The module of ``module:Id-v0`` is no part of an entry's name.
+    Entries are named by the registered id: ``Id-v0`` also for ``module:Id-v0``.
 
     Raises:
         ValueError: if the file is missing or is not a mapping of mappings.
