@@ -19,7 +19,7 @@ from typing import Any
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.pictures.video import Film, choose_renderer
+from scripts.pictures.renderer import choose_renderer
 from scripts.runs.run_folder import BEST_AGENT_FILE, MODEL_FILE
 
 
@@ -61,6 +61,7 @@ def imagined_env(folder: Path, horizon: int, device: str) -> Any:
 def enjoy(args: argparse.Namespace) -> None:
     """Play the episodes and print what they returned."""
     from scripts.pictures.episodes import play_episode
+    from scripts.pictures.video import Film, check_rendering, frames_per_second
     from scripts.training.agent_files import find_agent
     from scripts.training.environments import make_env
 
@@ -78,11 +79,14 @@ def enjoy(args: argparse.Namespace) -> None:
     else:
         kwargs = {**summary["env_kwargs"], **({"render_mode": "rgb_array"} if args.video else {})}
         env = make_env(found.run.task, kwargs, summary["hyperparameters"].get("env_wrapper"))
+    if args.video:
+        env.reset(seed=args.seed)
+        check_rendering(env)
     where = "IMAGINED, inside the learned model" if args.model else "real environment"
     print(f"{found.path} on {found.run.task} ({where})")
     label = "IMAGINED return" if args.model else "return"
     totals = []
-    with Film(args.video, env.metadata.get("render_fps", 30)) if args.video else nullcontext() as film:
+    with Film(args.video, frames_per_second(env)) if args.video else nullcontext() as film:
         for number in range(args.n_episodes):
             result = play_episode(env, agent, args.seed + number, deterministic=not args.stochastic, film=film)
             totals.append(result.total)

@@ -16,8 +16,7 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.pictures.video import choose_renderer
-from scripts.planning.arguments import parse_plan_arguments
+from scripts.pictures.renderer import choose_renderer
 from scripts.training.threads import limit_threads
 
 
@@ -27,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: words after the program name; the process's own when omitted.
     """
-    args = parse_plan_arguments(argv)
     words = list(sys.argv[1:] if argv is None else argv)
-    if args.video:
-        choose_renderer()
     try:
+        from scripts.planning.arguments import parse_plan_arguments  # only here: it needs PyYAML, which is an extra
+
+        args = parse_plan_arguments(argv)
+        if args.video:
+            choose_renderer()
         limit_threads(args.num_threads)
         from scripts.planning.session import act_on_plans  # only now: torch reads the thread limits when imported
 

@@ -39,9 +39,9 @@ def model(args: argparse.Namespace) -> list[Path]:
 
     if args.horizon < 1 or args.steps < 1:
         raise ValueError(f"--horizon and --steps must be at least 1, got {args.horizon} and {args.steps}.")
+    agent_file = find_agent(args.run)
     if not (args.run / MODEL_FILE).is_file():
         raise ValueError(f"{args.run} holds no {MODEL_FILE}: it was trained with --no-model, or is not finished.")
-    agent_file = find_agent(args.run)
     env = agent_file.make_env(args.seed)
     agent = agent_file.load(env, trust=args.trust)
     episodes = collect_episodes(env, agent, args.steps)

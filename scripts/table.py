@@ -1,6 +1,10 @@
-"""A markdown table of results from run folders.
+"""Markdown tables of results from run folders: of runs that learned, and of plan.py's runs.
 
-python scripts/table.py logs --marks 20000 50000 > results.md
+    python scripts/table.py logs --marks 20000 50000 > results.md
+    python scripts/table.py docs/results/planning > planning.md
+
+Runs that learned are averaged over seeds, at the real steps that --marks names. A run of plan.py is a row of its own:
+what the planner reached, and at what cost.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TypeAlias
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.planning.table import acted_on_plans, plans_table
 from scripts.runs.interval import stratified_bootstrap
 from scripts.runs.reading import Run, find_runs, group_runs
 from scripts.training.phases import PHASES
@@ -102,7 +107,7 @@ def goal_table(runs: Sequence[Run], goal: float, in_a_row: int = 3) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of the runs named on the command line."""
+    """Print the tables of the runs named on the command line."""
     parser = argparse.ArgumentParser(prog="table.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
     marks = "real steps at which scores are given, or 10000-20000 for the mean of the evaluations in between"
@@ -111,15 +116,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         runs = find_runs(args.runs)
-        table = results_table(runs, args.marks)
+        learned = [run for run in runs if not acted_on_plans(run.summary)]
+        tables = learning_tables(learned, args.marks, args.goal) if learned else []
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("IQM over seeds [95 % stratified-bootstrap interval] (each seed), evaluated on the real environment.\n")
-    print(table)
-    if args.goal is not None:
-        print(f"\nReal steps to a mean return of {args.goal:g}.\n\n{goal_table(runs, args.goal)}")
+    plans = [run.summary for run in runs if acted_on_plans(run.summary)]
+    if plans:
+        tables.append(plans_table(sorted(plans, key=lambda summary: (summary["task"], summary["arm"]))))
+    print("\n\n".join(tables))
     return 0
+
+
+def learning_tables(runs: Sequence[Run], marks: Sequence[Mark], goal: float | None) -> list[str]:
+    """What runs that learned came to, with the sentences above each table.
+
+    Args:
+        runs: at least one.
+        marks: see :func:`results_table`.
+        goal: a return, for a second table of the real steps to it; None for none.
+
+    Raises:
+        ValueError: if runs cannot be averaged.
+    """
+    tables = [
+        "IQM over seeds [95 % stratified-bootstrap interval] (each seed), evaluated on the real environment.",
+        results_table(runs, marks),
+    ]
+    if goal is not None:
+        tables += [f"Real steps to a mean return of {goal:g}.", goal_table(runs, goal)]
+    return tables
 
 
 if __name__ == "__main__":

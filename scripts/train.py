@@ -15,7 +15,6 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.training.arguments import parse_arguments
 from scripts.training.threads import limit_threads
 
 
@@ -25,9 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: words after the program name; the process's own when omitted.
     """
-    args = parse_arguments(argv)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        from scripts.training.arguments import parse_arguments  # only here: it needs PyYAML, which is an extra
+
+        args = parse_arguments(argv)
         limit_threads(args.num_threads)
         from scripts.training.session import train  # only now: torch and jax read the thread limits when imported
 

@@ -16,7 +16,6 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.planning.arguments import parse_train_arguments
 from scripts.training.threads import limit_threads
 
 
@@ -26,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: words after the program name; the process's own when omitted.
     """
-    args = parse_train_arguments(argv)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        from scripts.planning.arguments import parse_train_arguments  # only here: it needs PyYAML, which is an extra
+
+        args = parse_train_arguments(argv)
         limit_threads(args.num_threads)
         from scripts.planning.learning import resume, train_planner  # only now: torch reads the limits when imported
 

@@ -35,8 +35,9 @@ class ModelEnv(ImaginedEnv, gymnasium.Env[NDArray[Any], Any]):
         render_mode: only ``None``, a model has no picture.
 
     Raises:
-        TypeError: for spaces or starts that are not supported.
-        ValueError: for a horizon below 1, a render mode, or starts of the wrong shape.
+        TypeError: for spaces or starts that are not supported, and for a render mode: code that always asks for
+            pictures, as Stable-Baselines3's ``make_vec_env`` does, takes this error as the sign to go on without.
+        ValueError: for a horizon below 1, or starts of the wrong shape.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "is_model": True}  # noqa: RUF012 - as Gymnasium declares it
@@ -51,7 +52,7 @@ class ModelEnv(ImaginedEnv, gymnasium.Env[NDArray[Any], Any]):
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None:
-            raise ValueError(f"A model cannot be rendered: render_mode must be None, got {render_mode!r}.")
+            raise TypeError(f"A model cannot be rendered: render_mode must be None, got {render_mode!r}.")
         self._imagine(model, starts, 1, horizon, limits)
         self.observation_space = self._branches.observation_space
         self.action_space = self._branches.action_space

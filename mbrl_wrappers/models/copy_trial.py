@@ -16,7 +16,7 @@ from mbrl_wrappers.models.env_copies import DISPLAYS, LEFT_OUT, AnyEnv, Uncopyab
 from mbrl_wrappers.models.object_graph import contents, walk
 from mbrl_wrappers.models.outside_state import OutsideState
 from mbrl_wrappers.seeding import fenced_global_streams, global_stream_states
-from mbrl_wrappers.tasks.wrappers import class_name
+from mbrl_wrappers.tasks.recognition import transparent_class
 
 TRIAL_STEPS = 3
 
@@ -135,7 +135,7 @@ def _step(env: AnyEnv, action: Any, seed: int) -> _Answer:
 
 def _objects(env: AnyEnv) -> list[tuple[str, Any]]:
     """Everything in an environment that a copy has, with names such as ``CartPoleEnv.state[0]``."""
-    kept = [layer for layer in layers(env) if class_name(layer) not in LEFT_OUT]
+    kept = [layer for layer in layers(env) if transparent_class(type(layer)) not in LEFT_OUT]
     kinds: list[Any] = [type(layer) for layer in kept]
     without = DISPLAYS.union(*map(constants_of, kinds))
     return list(walk([(type(layer).__name__, layer) for layer in kept], without=without))

@@ -15,12 +15,12 @@ from gymnasium.wrappers import TimeLimit
 from mbrl_wrappers.models.object_copies import ATOMS, ObjectCopier, is_plain
 from mbrl_wrappers.models.object_graph import random_streams
 from mbrl_wrappers.models.random_streams import reseed
-from mbrl_wrappers.tasks.functions import TRANSPARENT
+from mbrl_wrappers.tasks.recognition import TIME_LIMIT, TRANSPARENT, transparent_class
 from mbrl_wrappers.tasks.wrappers import class_name
 
 AnyEnv = gymnasium.Env[Any, Any]
 
-LEFT_OUT = TRANSPARENT - {"gymnasium.wrappers.common.TimeLimit"}
+LEFT_OUT = TRANSPARENT - {TIME_LIMIT}
 """Wrappers that a copy goes without: they check, count, film or write files, and change nothing."""
 
 DISPLAYS = frozenset({"mujoco_renderer", "renderer", "screen", "clock", "surf", "surface", "viewer", "_viewers"}) | {
@@ -159,7 +159,7 @@ class UncopyableError(TypeError):
 @lru_cache(maxsize=256)
 def _treatment(kind: Any) -> Literal["leave out", "ask it", "copy"]:
     """How a layer is copied: not at all, by its class's own idea of a copy, or attribute by attribute."""
-    if f"{kind.__module__}.{kind.__qualname__}" in LEFT_OUT:
+    if transparent_class(kind) in LEFT_OUT:
         return "leave out"
     return "copy" if is_plain(kind) and not hasattr(kind, "__deepcopy__") else "ask it"
 

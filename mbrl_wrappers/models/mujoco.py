@@ -21,8 +21,7 @@ from mbrl_wrappers.objects import Objects
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import draw_seed
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_observation_space
-from mbrl_wrappers.tasks.functions import TRANSPARENT
-from mbrl_wrappers.tasks.wrappers import class_name
+from mbrl_wrappers.tasks.recognition import is_transparent
 from mbrl_wrappers.types import Prediction
 
 Array = NDArray[Any]
@@ -217,7 +216,7 @@ def _look_inside(env: AnyEnv) -> Any:
     """
     inner: Any = env
     while isinstance(inner, gymnasium.Wrapper):
-        if class_name(inner) not in TRANSPARENT:
+        if not is_transparent(inner):
             raise TypeError(
                 f"{type(inner).__name__} may change observations, actions or rewards, which MujocoModel does not "
                 "follow: use ClonedEnvModel, which copies wrappers too, or build the environment without this wrapper."

@@ -11,8 +11,7 @@ import gymnasium
 import numpy as np
 
 from mbrl_wrappers.models.env_copies import AnyEnv, copy_env
-from mbrl_wrappers.tasks.functions import TRANSPARENT
-from mbrl_wrappers.tasks.wrappers import class_name
+from mbrl_wrappers.tasks.recognition import is_transparent
 
 _METHODS = ("_get_obs", "_get_ob")
 _ATTRIBUTES = ("state", "s")
@@ -67,8 +66,6 @@ def _read(copied: AnyEnv, name: str) -> Any:
         kind = type(wrapper)
         if isinstance(wrapper, gymnasium.ObservationWrapper) and kind.step is gymnasium.ObservationWrapper.step:
             shown = np.asarray(wrapper.observation(shown))
-        elif class_name(wrapper) not in TRANSPARENT and not isinstance(
-            wrapper, gymnasium.ActionWrapper | gymnasium.RewardWrapper
-        ):
+        elif not is_transparent(wrapper) and not isinstance(wrapper, gymnasium.ActionWrapper | gymnasium.RewardWrapper):
             raise TypeError(f"What {kind.__name__} shows is not known.")
     return shown

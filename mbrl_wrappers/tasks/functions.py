@@ -21,25 +21,10 @@ from mbrl_wrappers.tasks.adapters import (
     ClippedAction,
 )
 from mbrl_wrappers.tasks.recipes import RECIPES, Recipe
+from mbrl_wrappers.tasks.recognition import full_name, is_transparent, known_class
 from mbrl_wrappers.tasks.rules import never_terminates
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation, class_name
 from mbrl_wrappers.types import RewardFn, TerminationFn
-
-TRANSPARENT = frozenset(
-    {
-        "gymnasium.wrappers.common.TimeLimit",  # a time limit truncates, and truncation is no part of the rules
-        "gymnasium.wrappers.common.OrderEnforcing",
-        "gymnasium.wrappers.common.PassiveEnvChecker",
-        "gymnasium.wrappers.common.RecordEpisodeStatistics",
-        "gymnasium.wrappers.rendering.RecordVideo",
-        "gymnasium.wrappers.rendering.RenderCollection",
-        "gymnasium.wrappers.rendering.HumanRendering",
-        "gymnasium.wrappers.rendering.AddWhiteNoise",  # adds it to rendered frames, not to observations
-        "gymnasium.wrappers.rendering.ObstructView",
-        "stable_baselines3.common.monitor.Monitor",
-    }
-)
-"""Wrappers that leave observations, actions, rewards and terminations as they are."""
 
 REWARD_ONLY = frozenset(
     {
@@ -93,7 +78,8 @@ def task_functions(env: gymnasium.Env[Any, Any], *, approximate: bool = False) -
     when this is called.
 
     Wrappers that only observe are looked through; ``ClipAction`` and ``RescaleAction`` and this package's own
-    wrappers are composed with; any other wrapper makes unknown what it may change.
+    wrappers are composed with; any other wrapper makes unknown what it may change. A subclass of a wrapper counts as
+    that wrapper where it changes nothing, see :mod:`mbrl_wrappers.tasks.recognition`.
 
     Args:
         env: a Gymnasium environment, wrapped or not.
@@ -115,7 +101,7 @@ def task_functions(env: gymnasium.Env[Any, Any], *, approximate: bool = False) -
         inner = inner.env
     if class_name(inner) not in RECIPES:
         return TaskFunctions(notes=(_unknown_task(inner),))
-    shown = next((w for w in wrappers if type(w) is ForwardVelocityObservation), None)
+    shown = next((w for w in wrappers if known_class(w) is ForwardVelocityObservation), None)
     size = (shown or inner).observation_space.shape
     assert size is not None, "every known task observes a Box"
     recipe = RECIPES[class_name(inner)](inner, None if shown is None else size[0] - 1)
@@ -149,10 +135,11 @@ def _custom_model(task: Any) -> list[str]:
 
 def _see_through(wrapper: gymnasium.Wrapper[Any, Any, Any, Any], state: _Unwrapping) -> None:
     """Account for one wrapper; called from the innermost to the outermost."""
-    name, kind = class_name(wrapper), type(wrapper)
+    kind: Any = known_class(wrapper)
+    name = full_name(kind)
     if not state.all_known:
         return
-    if name in TRANSPARENT or kind is ForwardVelocityObservation or _keeps_observation(wrapper, name):
+    if is_transparent(wrapper) or kind is ForwardVelocityObservation or _keeps_observation(wrapper, name):
         return
     if kind is AngleObservation:
         assert isinstance(wrapper, AngleObservation)

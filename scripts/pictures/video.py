@@ -5,19 +5,36 @@ Gymnasium's own ``RecordVideo`` needs moviepy; imageio with its bundled ffmpeg i
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
+
 from mbrl_wrappers.optional import require
 
 
-def choose_renderer() -> None:
-    """Render off-screen through EGL on Linux without a display; call it before MuJoCo is first used."""
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+def check_rendering(env: gym.Env[Any, Any]) -> None:
+    """Refuse an environment that cannot be filmed here, before anything is played.
+
+    Args:
+        env: was reset, and made with ``render_mode="rgb_array"``.
+
+    Raises:
+        ValueError: if it draws nothing, or something that drawing needs is missing.
+    """
+    try:
+        frame = env.render()
+    except Exception as error:  # drivers and windows fail in ways of their own
+        raise ValueError(f"--video: {env} cannot be drawn here: {str(error) or type(error).__name__}") from error
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"--video: {env} draws no pictures.")
+
+
+def frames_per_second(env: gym.Env[Any, Any]) -> float:
+    """The speed at which ``env`` is meant to be shown; 30 when it does not say."""
+    return float(env.metadata.get("render_fps") or 30)
 
 
 class Film:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from scripts.training.arguments import Assignments, check_tag
+from scripts.training.task_arguments import (
+    LearningArguments,
+    TaskArguments,
+    add_learning_flags,
+    check_counts,
+    parsed,
+    task_parser,
+)
 
 PLANNERS = {
     "random": "RandomShooting",
@@ -22,14 +28,18 @@ PLANNERS = {
 LEARNING_PLANNERS = ("cem", "icem", "mppi", "random")
 PROPAGATIONS = ("tsinf", "ts1", "mean")
 PICTURES = (".png", ".pdf", ".svg")
-A = TypeVar("A")
+PLANNER_HYPERPARAMS = (
+    "replace settings: any field of the planner (population:200), any key of the YAML file (cem.min_std:0.1)"
+)
 
 
 @dataclass(frozen=True)
-class PlanArguments:
+class PlanArguments(TaskArguments):
     """Everything ``plan.py`` needs; see ``--help`` for the meaning of each field."""
 
     env: str = "HalfCheetah-v5"
+    progress: bool = True
+    num_threads: int = 0
     planner: str = "icem"
     model: str = "true"
     episodes: int = 1
@@ -47,16 +57,9 @@ class PlanArguments:
     video: str = ""
     picture: str = ""
     picture_step: int = 0
-    device: str = "auto"
-    log_folder: str = "logs"
-    progress: bool = True
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    hyperparams: dict[str, Any] = field(default_factory=dict)
-    conf_file: str = ""
-    num_threads: int = 0
-    tag: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "seed", tuple(self.seed))
         if self.episodes < 1 or self.num_proposals < 1:
             raise ValueError("--episodes and --num-proposals must be at least 1.")
@@ -66,7 +69,6 @@ class PlanArguments:
             raise ValueError(f"--picture-step must be 0 or more, got {self.picture_step}.")
         if self.picture and not self.picture.endswith(PICTURES):
             raise ValueError(f"--picture must end in one of {', '.join(PICTURES)}, got {self.picture!r}.")
-        check_tag(self.tag)
 
     @property
     def arm(self) -> str:
@@ -75,38 +77,24 @@ class PlanArguments:
 
 
 @dataclass(frozen=True)
-class TrainPlannerArguments:
+class TrainPlannerArguments(LearningArguments):
     """Everything ``train_planner.py`` needs; see ``--help`` for the meaning of each field."""
 
     env: str = "mbrl_wrappers/ContinuousCartPole-v0"
+    eval_episodes: int = 0
     planner: str = "cem"
-    n_timesteps: int = -1
     trials: int = -1
-    seed: int = 0
     propagation: str | None = None
     particles: int | None = None
     horizon: int | None = None
     execute: int | None = None
-    eval_episodes: int = 0
-    device: str = "auto"
-    log_folder: str = "logs"
-    tensorboard_log: str = ""
-    progress: bool = False
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    hyperparams: dict[str, Any] = field(default_factory=dict)
-    conf_file: str = ""
-    num_threads: int = 1
-    verbose: int = 0
-    tag: str = ""
     resume: str = ""
 
     def __post_init__(self) -> None:
-        for flag, value in (("-n", self.n_timesteps), ("--trials", self.trials)):
-            if value < 1 and value != -1:
-                raise ValueError(f"{flag} must be at least 1, or -1 for the default, got {value}.")
+        super().__post_init__()
+        check_counts({"-n": self.n_timesteps, "--trials": self.trials})
         if self.eval_episodes < 0:
             raise ValueError(f"--eval-episodes must be 0 or more, got {self.eval_episodes}.")
-        check_tag(self.tag)
 
     @property
     def arm(self) -> str:
@@ -114,40 +102,26 @@ class TrainPlannerArguments:
         return self.tag or f"pets-{self.planner}"
 
 
-def _new_parser(program: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-
-
-def _add_shared(add: Callable[..., Any], default: PlanArguments | TrainPlannerArguments, file: str) -> None:
-    """The flags that both programs have."""
+def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a plan that both programs have."""
+    add = parser.add_argument
     add("--horizon", type=int, default=None, help="steps planned ahead (from the YAML file when not given)")
     add("--execute", type=int, default=None, help="actions executed before the next plan (from the YAML file)")
     add("--particles", type=int, default=None, help="rows per candidate in a stochastic model (from the YAML file)")
-    add("--device", default=default.device, help="torch device of a learned model: auto, cpu, cuda")
-    add("-f", "--log-folder", default=default.log_folder, help="where run folders are made")
-    add("--env-kwargs", nargs="+", action=Assignments, default={}, metavar="K:V", help="environment arguments")
-    add(
-        "--hyperparams",
-        "-params",
-        nargs="+",
-        action=Assignments,
-        default={},
-        metavar="K:V",
-        help="replace settings: any field of the planner (population:200), any key of the YAML file (cem.min_std:0.1)",
-    )
-    add("--conf-file", default="", help=f"YAML file to use instead of scripts/hyperparams/{file}")
-    add("--num-threads", type=int, default=default.num_threads, help="CPU threads (0: no limit)")
-    add("--run-name", "--tag", dest="tag", default="", help="name of this run, in the folder name and in tables")
 
 
 def build_plan_parser() -> argparse.ArgumentParser:
     """The parser of ``plan.py``."""
     default = PlanArguments()
-    parser = _new_parser("plan.py", "Act on plans: model predictive control of a real environment, in any model.")
+    parser = task_parser(
+        "plan.py",
+        "Act on plans: model predictive control of a real environment, in any model.",
+        default,
+        settings="plan.yml",
+        hyperparams=PLANNER_HYPERPARAMS,
+    )
+    _add_plan_flags(parser)
     add = parser.add_argument
-    add("--env", default=default.env, help="Gymnasium environment id")
     add("--planner", choices=list(PLANNERS), default=default.planner, help="how plans are found")
     add(
         "--model",
@@ -167,53 +141,44 @@ def build_plan_parser() -> argparse.ArgumentParser:
     add("--picture", default="", metavar="PNG", help="draw the candidates of one plan, coloured by score")
     add("--picture-step", type=int, default=default.picture_step, help="step of the first episode that is drawn")
     add("--no-progress", dest="progress", action="store_false", default=True, help="show no progress bar")
-    _add_shared(add, default, "plan.yml")
     return parser
 
 
 def build_train_parser() -> argparse.ArgumentParser:
     """The parser of ``train_planner.py``."""
     default = TrainPlannerArguments()
-    parser = _new_parser("train_planner.py", "Learn a model by acting on the plans made in it (PETS).")
+    parser = task_parser(
+        "train_planner.py",
+        "Learn a model by acting on the plans made in it (PETS).",
+        default,
+        settings="pets.yml",
+        hyperparams=PLANNER_HYPERPARAMS,
+    )
+    add_learning_flags(parser, default, "episodes on an environment of their own after the last trial")
+    _add_plan_flags(parser)
     add = parser.add_argument
-    add("--env", default=default.env, help="Gymnasium environment id")
     add("--planner", choices=LEARNING_PLANNERS, default=default.planner, help="how plans are found")
-    add("-n", "--n-timesteps", type=int, default=-1, help="real steps, random ones included (-1: from the YAML file)")
     add("--trials", type=int, default=-1, help="trials with the planner (-1: from the YAML file)")
-    add("--seed", type=int, default=default.seed, help="of model, environment and plans")
     add(
         "--propagation",
         choices=PROPAGATIONS,
         default=None,
         help="one member per particle (tsinf), a new one in every step (ts1), or the mean; from the YAML file",
     )
-    add("--eval-episodes", type=int, default=0, help="episodes on an environment of their own after the last trial")
-    add("-tb", "--tensorboard-log", default="", help="folder for TensorBoard logs (empty: none)")
-    add("-P", "--progress", action="store_true", help="show a progress bar")
-    add("--verbose", type=int, default=default.verbose, help="0 quiet, 1 log tables")
     add(
         "--resume",
         default="",
         metavar="FOLDER",
         help="go on with an interrupted run; of the other flags -n, --trials, --eval-episodes and -P count then",
     )
-    _add_shared(add, default, "pets.yml")
     return parser
-
-
-def _parsed(parser: argparse.ArgumentParser, cls: type[A], argv: Sequence[str] | None) -> A:
-    namespace = parser.parse_args(argv)
-    try:
-        return cls(**vars(namespace))
-    except ValueError as error:
-        parser.error(str(error))
 
 
 def parse_plan_arguments(argv: Sequence[str] | None = None) -> PlanArguments:
     """Parse the command line of ``plan.py``; the process's own when ``argv`` is omitted."""
-    return _parsed(build_plan_parser(), PlanArguments, argv)
+    return parsed(build_plan_parser(), PlanArguments, argv)
 
 
 def parse_train_arguments(argv: Sequence[str] | None = None) -> TrainPlannerArguments:
     """Parse the command line of ``train_planner.py``; the process's own when ``argv`` is omitted."""
-    return _parsed(build_train_parser(), TrainPlannerArguments, argv)
+    return parsed(build_train_parser(), TrainPlannerArguments, argv)

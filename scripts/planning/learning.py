@@ -109,7 +109,7 @@ def resume(args: TrainPlannerArguments, words: Sequence[str]) -> int:
 
 
 class PlannerTraining:
-    """A run under way, and its books."""
+    """A run under way: its model, its trials so far and its ``summary.json``."""
 
     def __init__(self, run: PlannerRun, folder: Path, summary: RunSummary, clock: PhaseClock) -> None:
         self.run, self.folder, self.summary, self.clock = run, folder, summary, clock

@@ -72,7 +72,7 @@ def _check_task(path: Path, env_id: str) -> None:
     """Refuse a file of a run on another task, which may have the same spaces (Walker2d and HalfCheetah do)."""
     try:
         task = read_run(path.parent).task
-    except ValueError:  # in no run folder: taken at its word
+    except ValueError:  # in no run folder: what the file is of is not known
         return
     if registered_id(task) != registered_id(env_id):
         raise ValueError(

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from controllers import MPCPolicy
 from mbrl_wrappers.seeding import seed_at
 from scripts.pictures.observation_names import observation_names
-from scripts.pictures.video import Film
+from scripts.pictures.video import Film, check_rendering, frames_per_second
 from scripts.planning.arguments import PlanArguments
 from scripts.planning.episodes import Moment, PlannedEpisode, ProgressBar, milliseconds, play_planned, shown_to
 from scripts.planning.policy import build_model, build_policy, trained_on
@@ -51,7 +50,7 @@ def act_on_plans(args: PlanArguments, words: Sequence[str]) -> int:
     with closing(filmed(make_env(args.env, shown, run.get("env_wrapper")), args.video)) as env:
         obs, _ = env.reset(seed=args.seed[0])
         if args.video:
-            _check_rendering(env)
+            check_rendering(env)
         model = build_model(args, env)
         policy = build_policy(args, settings, model, env)
         try_out(policy, shown_to(model, obs))
@@ -70,18 +69,8 @@ def filmed(env: gym.Env[Any, Any], folder: str) -> gym.Env[Any, Any]:
     return gym.wrappers.RecordVideo(env, folder, episode_trigger=lambda episode: episode > 0, name_prefix="plan")
 
 
-def _check_rendering(env: gym.Env[Any, Any]) -> None:
-    """Refuse an environment that cannot be filmed here, before anything is planned."""
-    try:
-        frame = env.render()
-    except gym.error.Error as error:
-        raise ValueError(f"--video: {error}") from error
-    if not isinstance(frame, np.ndarray):
-        raise ValueError(f"--video: {env} draws no pictures.")
-
-
 class PlanSession:
-    """Episodes under way, and their books."""
+    """Episodes under way, and the ``summary.json`` that records them."""
 
     def __init__(
         self,
@@ -177,7 +166,7 @@ class PlanSession:
         if not self.args.video or isinstance(self.env, gym.wrappers.RecordVideo):
             return None
         path = Path(self.args.video) / f"plan-seed-{seed}-episode-{number}.mp4"
-        return Film(path, self.env.metadata.get("render_fps", 30))
+        return Film(path, frames_per_second(self.env))
 
     def _draw(self, path: Path, step: int) -> None:
         from scripts.planning.pictures import plot_candidates

@@ -24,6 +24,11 @@ HEADS = (
 )
 
 
+def acted_on_plans(summary: dict[str, Any]) -> bool:
+    """Whether a summary is of ``plan.py``: it records episodes, where one of ``train_planner.py`` records trials."""
+    return bool(summary.get("planning", {}).get("episodes"))
+
+
 def plans_table(summaries: Sequence[dict[str, Any]]) -> str:
     """The table of ``summaries``, one row each, in their order."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{' --- |' * len(HEADS)}", *(row(summary) for summary in summaries)]

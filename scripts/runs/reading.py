@@ -78,12 +78,26 @@ def read_run(folder: Path) -> Run:
     return Run(folder, summary, steps, returns)
 
 
+def existing(paths: Iterable[Path]) -> list[Path]:
+    """The paths themselves.
+
+    Raises:
+        ValueError: naming the first that does not exist.
+    """
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"There is no {path}.")
+    return paths
+
+
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """All runs in or below the given folders, each once, those without an evaluation left out.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if a folder does not exist, or there are no runs.
     """
+    paths = existing(paths)
     folders = {found.parent.resolve() for path in paths for found in path.rglob(SUMMARY_FILE)}
     runs = [run for run in map(read_run, sorted(folders)) if len(run.steps)]
     if not runs:

@@ -78,6 +78,8 @@ def find_agent(path: Path, *, best: bool = False) -> AgentFile:
     Raises:
         ValueError: if there is no such file or no ``summary.json`` beside it.
     """
+    if not path.exists():
+        raise ValueError(f"There is no {path}: name a run folder that train.py made, or a zip inside one.")
     folder = path if path.is_dir() else path.parent
     run = read_run(folder)
     zip_path = (folder / (BEST_AGENT_FILE if best else agent_file_name(run.task))) if path.is_dir() else path

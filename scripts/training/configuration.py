@@ -14,9 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scripts.runs.env_id import registered_id
+
+try:
+    import yaml
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "The settings of scripts/ are YAML, and PyYAML is not installed: pip install 'mbrl-wrappers[zoo]'", name="yaml"
+    ) from error
 
 HYPERPARAMS_FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
 RUN_KEYS = ("n_timesteps", "policy", "env_wrapper", "env_kwargs", "noise_type", "noise_std")
@@ -124,7 +129,7 @@ def check_keys(entry: Mapping[str, Any], allowed: Iterable[str], where: str) -> 
 def read_entry(path: Path, env_id: str) -> dict[str, Any]:
     """The entry for ``env_id``: the file's ``default`` with the environment's own entry laid on it.
 
-    The module of ``module:Id-v0`` is no part of an entry's name.
+    Entries are named by the registered id: ``Id-v0`` also for ``module:Id-v0``.
 
     Raises:
         ValueError: if the file is missing or is not a mapping of mappings.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,34 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mbrl_wrappers.tasks.wrappers import AngleObservation, ForwardVelocityObservation
+from scripts.runs.env_id import registered_id
 
 WRAPPERS = {"AngleObservation": AngleObservation, "ForwardVelocityObservation": ForwardVelocityObservation}
 WrapperSpec = str | Mapping[str, Mapping[str, Any] | None] | None
+
+
+def import_module_of(env_id: str) -> str:
+    """Import the module of ``module:Id-v0``, so that it registers the environment, and return the module's name.
+
+    It may be installed, or lie in the current folder, which is looked at last.
+
+    Raises:
+        ValueError: if there is no such module.
+    """
+    module, _, _ = env_id.rpartition(":")
+    if module:
+        if str(Path.cwd()) not in sys.path:  # a program finds its own folder, and here that is the checkout
+            sys.path.append(str(Path.cwd()))
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, and something that it needs is not
+            raise ValueError(
+                f"There is no module {module!r} to import for --env {env_id}: install it, start from its folder, or "
+                "name its folder in PYTHONPATH."
+            ) from error
+    return module
 
 
 def check_env_id(env_id: str) -> None:
@@ -27,17 +53,7 @@ def check_env_id(env_id: str) -> None:
     Raises:
         ValueError: if there is no such module, or nothing is registered under the id.
     """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there, and something that it needs is not
-            raise ValueError(
-                f"There is no module {module!r} to import for --env {env_id}: install it, or name its folder in "
-                "PYTHONPATH."
-            ) from error
+    module, name = import_module_of(env_id), registered_id(env_id)
     if name in gym.registry:
         return
     close = difflib.get_close_matches(name, list(gym.registry), n=1, cutoff=0.4)
@@ -59,9 +75,15 @@ def make_env(
         wrapper: name of one of :data:`WRAPPERS`, or ``{name: keyword arguments}``.
 
     Raises:
-        ValueError: if there is no such wrapper.
+        ValueError: if there is no such environment or wrapper, or a picture is asked of what draws none.
     """
-    env: gym.Env[Any, Any] = gym.make(env_id, **env_kwargs)
+    check_env_id(env_id)
+    try:
+        env: gym.Env[Any, Any] = gym.make(env_id, **env_kwargs)
+    except TypeError as error:
+        if env_kwargs.get("render_mode") is None or "render_mode" not in str(error):
+            raise
+        raise ValueError(f"{env_id} draws no pictures: its constructor takes no render_mode.") from error
     for name, kwargs in ({wrapper: {}} if isinstance(wrapper, str) else wrapper or {}).items():
         if name not in WRAPPERS:
             raise ValueError(f"env_wrapper must be one of {', '.join(WRAPPERS)}, got {name!r}.")

@@ -245,7 +245,7 @@ def test_it_is_pickled_under_way() -> None:
 
 
 def test_wrong_use_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be rendered"):
+    with pytest.raises(TypeError, match="cannot be rendered"):
         ModelEnv(counting_model(), Deck([]), horizon=5, render_mode="human")
     env = ModelEnv(counting_model(), Deck([0.0]), horizon=5)
     with pytest.raises(ValueError, match=r"Unknown reset options \['observation'\]"):

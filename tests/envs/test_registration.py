@@ -10,6 +10,7 @@ import pytest
 import torch as th
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.env_util import make_vec_env
 
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, register_envs
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
@@ -117,3 +118,19 @@ def test_registering_twice_changes_nothing() -> None:
     spec = gymnasium.spec(NAME)
     register_envs()
     assert gymnasium.spec(NAME) is spec
+
+
+def test_stable_baselines_makes_it_by_name_though_it_asks_for_pictures(path) -> None:
+    kwargs = {"path": path, "horizon": 3}
+    env = make_vec_env(f"mbrl_wrappers:{NAME}", n_envs=2, seed=0, env_kwargs=kwargs)
+    obs = env.reset()
+    assert obs.shape == (2, 3)
+    assert all(any((row == start).all() for start in STARTS) for row in obs)
+    env.close()
+
+
+def test_a_picture_that_is_asked_for_is_refused_with_the_reason(path) -> None:
+    for mode in ("rgb_array", "human"):
+        with pytest.raises(TypeError, match="A model cannot be rendered: render_mode must be None"):
+            gymnasium.make(NAME, path=path, render_mode=mode)
+    assert gymnasium.make(NAME, path=path, render_mode=None).render_mode is None

@@ -1,4 +1,4 @@
-"""What environments may give to tabular agents: numbers that begin anywhere; all else is refused before it is learned."""
+"""What environments may give to tabular agents: numbers that begin anywhere, and nothing else."""
 
 from __future__ import annotations
 

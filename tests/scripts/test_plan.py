@@ -19,6 +19,7 @@ import mbrl_wrappers
 from controllers import CEM, MPCPolicy
 from mbrl_wrappers import EnsembleDynamics
 from scripts import train, train_planner
+from scripts.pictures.video import check_rendering
 from scripts.plan import main
 from scripts.planning import session
 from scripts.planning.arguments import LEARNING_PLANNERS, PLANNERS, PlanArguments, parse_plan_arguments
@@ -200,8 +201,8 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_planned() -> None:
         def render(self) -> Any:
             raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
 
-    with pytest.raises(ValueError, match="--video: pygame is not installed"):
-        session._check_rendering(Undrawn())
+    with pytest.raises(ValueError, match="--video: .* cannot be drawn here: pygame is not installed"):
+        check_rendering(Undrawn())
 
 
 def test_with_moviepy_gymnasium_films(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +289,7 @@ def test_all_elites_and_a_sample_of_the_others_are_drawn() -> None:
         (["--hyperparams", "populatio:4"], "Did you mean 'population'?"),
         (["--planner", "gradient"], "gradient"),  # no gradient flows through copies of an environment
         (["--model", "nowhere"], "There is no nowhere"),
-        (["--terminal-value", "nowhere"], "no run folder"),
+        (["--terminal-value", "nowhere"], "There is no nowhere: name a run folder"),
         (["--horizon", "2", "--execute", "3"], "Cannot execute 3"),
         (["--discount", "1.5"], "discount must be"),
         (["--env", "CartPole-v1"], "ICEM plans continuous actions"),
