@@ -22,6 +22,11 @@ def torch_generator(seed: int | np.random.Generator, device: th.device | str = "
     return th.Generator(device=device).manual_seed(value)
 
 
+def fresh_seed() -> int:
+    """A seed from the operating system, for whoever gave none."""
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 2)
+
+
 def spawn_seeds(seed: int, count: int) -> list[int]:
     """``count`` independent seeds from one (numpy's ``SeedSequence``)."""
     return [int(child.generate_state(1, np.uint64)[0] >> 2) for child in np.random.SeedSequence(seed).spawn(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -15,18 +16,23 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.replay import row_numbers
-from mbrl_wrappers.seeding import torch_generator
+from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec, check_action_space, check_observation_space
 from mbrl_wrappers.types import Transitions
 from sb3_ext.synthetic import SyntheticBuffer
+from sb3_ext.terminal_observations import UNCLIPPED
+
+FEWEST_SYNTHETIC = 250
+"""Synthetic rows that are enough for a batch of any size: as many as the first fit takes real ones by default."""
 
 
 class MixedReplayBuffer(ReplayBuffer):
     """SB3's ``ReplayBuffer`` plus a synthetic part that :class:`~sb3_ext.DynaCallback` fills.
 
     A batch of ``b`` holds ``round(real_ratio * b)`` real rows, at least one while the ratio is positive, and synthetic
-    rows for the rest, shuffled (SBX cuts one large batch into minibatches). While nothing synthetic is stored, and with
-    ``real_ratio=1``, it is SB3's buffer to the bit: real rows are always drawn by SB3's own code.
+    rows for the rest, shuffled (SBX cuts one large batch into minibatches). Batches are all real until as many
+    synthetic rows are stored as a batch takes (250 are always enough), so that a handful never fills it. Such batches, and those with
+    ``real_ratio=1``, are those of SB3's buffer to the bit: real rows are always drawn by SB3's own code.
 
     Pass it as ``replay_buffer_class`` and the keyword arguments below through ``replay_buffer_kwargs``.
 
@@ -37,7 +43,7 @@ class MixedReplayBuffer(ReplayBuffer):
         *args: what else SB3 passes to its replay buffers.
         real_ratio: share of real rows in each batch, in [0, 1] (MBPO uses 0.05).
         synthetic_size: imagined rows kept at most, whatever the callback asks for.
-        seed: source of the synthetic draws.
+        seed: source of the synthetic draws; by default it follows from the seed of the agent.
         **kwargs: what else SB3 passes to its replay buffers.
 
     Raises:
@@ -53,7 +59,7 @@ class MixedReplayBuffer(ReplayBuffer):
         *args: Any,
         real_ratio: float = 0.05,
         synthetic_size: int = 1_000_000,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         obs_size = check_observation_space(observation_space).shape[0]
@@ -73,10 +79,11 @@ class MixedReplayBuffer(ReplayBuffer):
         super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
         self.real_ratio = real_ratio
         self.synthetic_size = synthetic_size
-        self.seed = seed
+        self.seed = _seed_of_agent(action_space) if seed is None else seed
         self.synthetic = SyntheticBuffer(obs_size, self.codec, synthetic_size)
         self._steps_added = 0
-        self._rng = np.random.default_rng(seed)
+        self._doubts_told: set[str] = set()
+        self._rng = np.random.default_rng(self.seed)
         self._shuffle = torch_generator(self._rng)
 
     # --- real data --------------------------------------------------------------------------------------------------
@@ -90,7 +97,14 @@ class MixedReplayBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store one step of every environment; a NaN or an infinity is refused here, where it can still be named."""
+        """Store one step of every environment.
+
+        Warns once when an episode seems to be stored with the first observation of the next one as its end, and once
+        when ``VecNormalize`` has clipped that end: the model would learn a step that the environment never makes.
+
+        Raises:
+            ValueError: for a number that is not finite, which is named; nothing is stored then.
+        """
         for name, value in (
             ("observation", obs),
             ("next observation", next_obs),
@@ -104,8 +118,57 @@ class MixedReplayBuffer(ReplayBuffer):
                     f"The {name} of environment step {self.size()} is not finite at index {where} (environment first). "
                     "Mend the environment or wrap it: a model fitted to such a row would be lost."
                 )
-        super().add(obs, next_obs, action, reward, done, infos)
+        self._check_last_successors(obs)
+        super().add(obs, self._true_successors(next_obs, infos), action, reward, done, infos)
         self._steps_added += 1
+
+    def _true_successors(self, next_obs: NDArray[Any], infos: list[dict[str, Any]]) -> NDArray[Any]:
+        """``next_obs (N, O)`` with the terminal observations that ``VecNormalize`` has clipped put back."""
+        rows = np.array(next_obs).reshape(self.n_envs, *self.obs_shape)
+        for row, info in zip(rows, infos, strict=True):
+            if UNCLIPPED in info:
+                row[:] = info[UNCLIPPED]
+            elif info.get("terminal_observation") is not None:
+                normalized = np.asarray(info["terminal_observation"])
+                # Of VecNormalize nothing else is seen here; its clip_obs is 10 unless the user says otherwise.
+                if (np.abs(normalized) == 10).any() and not np.array_equal(normalized, row):
+                    self._warn_once(
+                        "clipped",
+                        "VecNormalize has clipped the last observation of an episode at 10 standard deviations, and "
+                        "the replay buffer stores it like that. DynaCallback puts the true one in its place; without "
+                        "it raise VecNormalize's clip_obs.",
+                    )
+        return rows
+
+    def _check_last_successors(self, obs: NDArray[Any]) -> None:
+        """Warn if the step before ended an episode and is stored with this ``obs (N, O)`` as its successor."""
+        if not self._steps_added:
+            return
+        newest = (self.pos - 1) % self.buffer_size
+        ended = self.dones[newest].astype(bool)
+        if not ended.any():
+            return
+        stored, now = self.next_observations[newest], np.asarray(obs).reshape(self.n_envs, *self.obs_shape)
+        same = np.isclose(stored, now, rtol=1e-5, atol=1e-6).all(-1)
+        moved = (stored != self.observations[newest]).any(-1)
+        for env in np.flatnonzero(ended & same & moved):
+            self._warn_once(
+                "successor",
+                f"The last step of an episode of environment {env} is stored with the first observation of the next "
+                "episode as its successor, so the model learns a jump from one to the other. Either infos lack "
+                "'terminal_observation', or the environment writes every observation into one array: return a copy "
+                "of it from reset() and step(). If episodes truly end where they begin, ignore this.",
+            )
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._doubts_told:
+            self._doubts_told.add(what)
+            warnings.warn(text, stacklevel=3)
+
+    @property
+    def real_steps(self) -> int:
+        """Real steps that were ever added, over all environments: the clock by which synthetic rows grow old."""
+        return self._steps_added * self.n_envs
 
     @property
     def num_real(self) -> int:
@@ -165,10 +228,17 @@ class MixedReplayBuffer(ReplayBuffer):
             return 0
         return min(max(round(self.real_ratio * batch_size), 1), batch_size)
 
+    def fewest_synthetic(self, batch_size: int) -> int:
+        """How many synthetic rows must be stored before a batch takes any.
+
+        As many as the batch takes, at most :data:`FEWEST_SYNTHETIC`: SBX draws the batches of many updates as one.
+        """
+        return max(min(batch_size - self.real_rows(batch_size), FEWEST_SYNTHETIC), 1)
+
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """A shuffled batch of real and synthetic rows, normalised by ``env`` if there is one."""
         num_real = self.real_rows(batch_size)
-        if not len(self.synthetic) or num_real == batch_size:
+        if num_real == batch_size or len(self.synthetic) < self.fewest_synthetic(batch_size):
             return super().sample(batch_size, env=env)
         imagined = self._synthetic_samples(batch_size - num_real, env)
         if num_real == 0:
@@ -221,3 +291,13 @@ class MixedReplayBuffer(ReplayBuffer):
         self.__dict__.update(state)
         self._shuffle = th.Generator()
         self._shuffle.set_state(state["_shuffle"])
+
+
+def _seed_of_agent(action_space: spaces.Space[Any]) -> int:
+    """A seed that follows from the agent's, which SB3 does not hand to its buffers.
+
+    SB3 seeds the action space with it just before it builds the buffer. The stream of the space is copied, so what it
+    draws later stays the same. Without a seed of the agent this is a fresh one.
+    """
+    stream: np.random.Generator | None = action_space._np_random
+    return fresh_seed() if stream is None else seed_at(int(copy.deepcopy(stream).integers(2**62)), 1)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.spaces import ActionCodec
 from mbrl_wrappers.types import Transitions
 
@@ -24,7 +25,10 @@ class SyntheticRows(NamedTuple):
 
 
 class SyntheticBuffer:
-    """A ring of imagined transitions; memory is taken when the first rows arrive and when the capacity changes.
+    """Imagined transitions in no particular order, each with the real step at which it was made.
+
+    Memory is taken when the first rows arrive and when the capacity changes. Rows are drawn uniformly, so their order
+    carries no meaning: the gap that an old row leaves is filled with the last one.
 
     Args:
         obs_size: ``O``.
@@ -33,18 +37,17 @@ class SyntheticBuffer:
     """
 
     def __init__(self, obs_size: int, codec: ActionCodec, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"The capacity of the synthetic buffer must be at least 1, got {capacity}.")
         self.obs_size = obs_size
         self.codec = codec
-        self.capacity = capacity
+        self.capacity = at_least("capacity", capacity)
         self.clear()
 
     def clear(self) -> None:
         """Forget every row and give the memory back."""
         self._columns: SyntheticRows | None = None
-        self._position = 0
+        self._made_at = np.zeros(0, np.int64)
         self._size = 0
+        self._oldest: int | None = None
 
     def __len__(self) -> int:
         return self._size
@@ -53,22 +56,30 @@ class SyntheticBuffer:
     def row_bytes(self) -> int:
         """Memory of one row."""
         action = 8 if self.codec.is_discrete else 4 * self.codec.size
-        return 4 * (2 * self.obs_size + 2) + action
+        return 4 * (2 * self.obs_size + 2) + action + self._made_at.itemsize
+
+    @property
+    def oldest(self) -> int | None:
+        """The real step at which the oldest row was made; None without rows."""
+        return self._oldest
 
     def set_capacity(self, capacity: int) -> None:
         """Change how many rows are kept; the newest survive."""
-        if capacity == self.capacity:
+        if at_least("capacity", capacity) == self.capacity:
             return
-        if capacity < 1:
-            raise ValueError(f"The capacity of the synthetic buffer must be at least 1, got {capacity}.")
-        kept = self._newest(min(capacity, self._size)) if self._columns is not None else None
+        if self._size > capacity:
+            self._remove_oldest(self._size - capacity)
+        kept, made_at = (None if self._columns is None else self.take(np.arange(self._size))), self._made_at[: self._size]
         self.capacity = capacity
         self.clear()
         if kept is not None:
-            self._write(kept)
+            self._append(kept, made_at)
 
-    def add_batch(self, transitions: Transitions) -> None:
-        """Append rows; when there are more than fit, the oldest go (of a batch larger than the ring, too)."""
+    def add_batch(self, transitions: Transitions, made_at: int = 0) -> None:
+        """Append rows made at the real step ``made_at``; when more than fit are stored, the oldest go.
+
+        Of a batch with more rows than the capacity, the first ones are left out.
+        """
         action = transitions.action
         stored = self.codec.decode(action)[:, None] if self.codec.is_discrete else action
         rows = SyntheticRows(
@@ -78,27 +89,50 @@ class SyntheticBuffer:
             transitions.terminated.float().cpu().numpy()[:, None],
             transitions.reward.cpu().numpy()[:, None],
         )
-        self._write(rows)
+        rows = SyntheticRows(*(column[-self.capacity :] for column in rows))
+        overflow = self._size + len(rows.obs) - self.capacity
+        if overflow > 0:
+            self._remove_oldest(overflow)
+        self._append(rows, np.full(len(rows.obs), made_at, np.int64))
+
+    def expire(self, until: int) -> None:
+        """Forget the rows that were made at the real step ``until`` or earlier."""
+        if self._oldest is not None and self._oldest <= until:
+            self._remove(np.flatnonzero(self._made_at[: self._size] <= until))
 
     def take(self, index: NDArray[np.int64]) -> SyntheticRows:
-        """The rows ``index`` of the ring, a copy."""
+        """The rows ``index``, each below ``len(self)``; a copy."""
         if self._columns is None:
             raise IndexError("The synthetic buffer is empty.")
         return SyntheticRows(*(column[index] for column in self._columns))
 
-    def _write(self, rows: SyntheticRows) -> None:
-        rows = SyntheticRows(*(column[-self.capacity :] for column in rows))
-        count = len(rows.obs)
+    def _append(self, rows: SyntheticRows, made_at: NDArray[np.int64]) -> None:
         if self._columns is None:
             self._columns = SyntheticRows(
                 *(np.zeros((self.capacity, column.shape[1]), dtype=column.dtype) for column in rows)
             )
-        first = min(count, self.capacity - self._position)
-        for ring, column in zip(self._columns, rows, strict=True):
-            ring[self._position : self._position + first] = column[:first]
-            ring[: count - first] = column[first:]
-        self._position = (self._position + count) % self.capacity
-        self._size = min(self._size + count, self.capacity)
+            self._made_at = np.zeros(self.capacity, np.int64)
+        end = self._size + len(rows.obs)
+        for column, new in zip((*self._columns, self._made_at), (*rows, made_at), strict=True):
+            column[self._size : end] = new
+        self._size = end
+        self._note_oldest()
 
-    def _newest(self, count: int) -> SyntheticRows:
-        return self.take((self._position - count + np.arange(count)) % self.capacity)
+    def _remove_oldest(self, count: int) -> None:
+        """Remove the ``count`` oldest rows; of rows made at the same step, any."""
+        self._remove(np.argpartition(self._made_at[: self._size], count - 1)[:count])
+
+    def _remove(self, index: NDArray[np.int64]) -> None:
+        """Remove the rows ``index``; the last rows move into the gaps."""
+        assert self._columns is not None
+        end = self._size - len(index)
+        gone = np.zeros(self._size, bool)
+        gone[index] = True
+        gaps, moved = np.flatnonzero(gone[:end]), end + np.flatnonzero(~gone[end:])
+        for column in (*self._columns, self._made_at):
+            column[gaps] = column[moved]
+        self._size = end
+        self._note_oldest()
+
+    def _note_oldest(self) -> None:
+        self._oldest = int(self._made_at[: self._size].min()) if self._size else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,25 +13,12 @@ import torch as th
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbrl_wrappers.function_checks import Confusion
 from mbrl_wrappers.spaces import check_action_space, check_observation_space
 from mbrl_wrappers.tasks.functions import TaskFunctions, task_functions
 
 Policy = Callable[[NDArray[Any]], Any]
 """``policy(observation (O,)) -> action`` of the environment's action space."""
-
-
-class Confusion(NamedTuple):
-    """Predicted against true terminations; a positive is a step that is predicted to end its episode."""
-
-    true_positives: int
-    false_positives: int
-    true_negatives: int
-    false_negatives: int
-
-    @property
-    def mismatches(self) -> int:
-        """How many steps were judged wrongly."""
-        return self.false_positives + self.false_negatives
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ def check_agreement(
         error = (predicted - rewards).abs()
         mean_error, max_error = float(error.mean()), float(error.max())
     if functions.termination_fn is not None:
-        confusion = _confusion(functions.termination_fn(obs, action, next_obs), ends)
+        confusion = Confusion.of(functions.termination_fn(obs, action, next_obs), ends)
     task = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     scale = float(rewards.abs().mean())
     return AgreementReport(task, steps, scale, mean_error, max_error, confusion, functions.notes)
@@ -158,9 +145,3 @@ def _collect(
         th.tensor(rewards),
         th.tensor(ends),
     )
-
-
-def _confusion(predicted: Tensor, true: Tensor) -> Confusion:
-    predicted = predicted.bool().cpu()
-    counts = (predicted & true, predicted & ~true, ~predicted & ~true, ~predicted & true)
-    return Confusion(*(int(count.sum()) for count in counts))

@@ -1,0 +1,37 @@
+"""What SB3's logger is told of a fit of the model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+
+from mbrl_wrappers.fitting import FitReport
+
+
+def record_fit(logger: Logger, report: FitReport) -> None:
+    """Record a fit under ``model/``: R² of each dimension by its name, calibration, cost and learned terminations.
+
+    A dimension that never changed has no R² and is left out, and so is the quality of terminations that are known.
+    """
+    for name, r2 in zip(report.dimensions, report.holdout_r2, strict=True):
+        if not math.isnan(r2):
+            logger.record(f"model/r2_{name}", r2, exclude="stdout")
+    logger.record("model/r2_mean", report.r2_mean)
+    logger.record("model/r2_min", report.r2_min)
+    logger.record("model/holdout_error", float(np.mean(report.holdout_error)))
+    logger.record("model/coverage_50", report.coverage_50_mean)
+    logger.record("model/coverage_90", report.coverage_90_mean)
+    logger.record("model/log_variance_high", float(np.max(report.log_variance_high)), exclude="stdout")
+    logger.record("model/log_variance_low", float(np.min(report.log_variance_low)), exclude="stdout")
+    for name, value in (
+        ("precision", report.termination_precision),
+        ("recall", report.termination_recall),
+        ("base_rate", report.termination_base_rate),
+        ("events", report.termination_events),
+    ):
+        if value is not None:
+            logger.record(f"model/termination_{name}", value)
+    logger.record("model/epochs", report.epochs)
+    logger.record("model/gradient_steps", report.gradient_steps)
