@@ -4,7 +4,8 @@ from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.agent_prior import AgentPrior
 from sb3_ext.agent_value import AgentValue
 from sb3_ext.buffers import MixedReplayBuffer
-from sb3_ext.callbacks import DynaCallback, DynaConfig
+from sb3_ext.callbacks import DynaCallback
+from sb3_ext.dyna_config import DynaConfig
 from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
 from sb3_ext.vec_env import ModelVecEnv
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.spaces import check_observation_space
 from sb3_ext.buffers import MixedReplayBuffer
+from sb3_ext.dyna_config import DynaConfig
 
 
 def mixed_buffer(agent: object) -> MixedReplayBuffer:
@@ -23,16 +25,30 @@ def mixed_buffer(agent: object) -> MixedReplayBuffer:
     return buffer
 
 
-def check_agent(agent: object) -> None:
-    """Raise with a sentence that helps if ``agent`` cannot be trained Dyna-style."""
+def check_agent(agent: object, config: DynaConfig) -> None:
+    """Raise a ``TypeError`` or ``ValueError`` that says what to do if ``agent`` cannot be trained with a model.
+
+    Args:
+        agent: any agent.
+        config: the rates that it would be trained at.
+    """
     if not isinstance(agent, OffPolicyAlgorithm):
         raise TypeError(
             f"DynaCallback trains off-policy agents; {type(agent).__name__} has no replay buffer. "
             "For PPO, A2C and TRPO use sb3_ext.learn_in_imagination."
         )
+    check_observation_space(agent.observation_space)
+    if not isinstance(agent.action_space, spaces.Box | spaces.Discrete):
+        raise TypeError(f"DynaCallback supports Box and Discrete actions, not {agent.action_space}.")
+    if isinstance(agent.action_space, spaces.Discrete) and agent.action_space.start != 0:
+        start, count = agent.action_space.start, agent.action_space.n
+        raise ValueError(
+            f"The actions of {agent.action_space} begin at start={start}, and agents of SB3 and SBX choose from 0 to "
+            f"{count - 1} whatever the start. Let them count from 0: gymnasium.wrappers.TransformAction(env, "
+            f"lambda action: action + {start}, gymnasium.spaces.Discrete({count}))."
+        )
     buffer = mixed_buffer(agent)
-    if buffer.observation_space != agent.observation_space or buffer.action_space != agent.action_space:
-        raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
+    _check_buffer(buffer, agent, config)
     if getattr(agent, "use_sde", False):
         raise ValueError(
             "use_sde=True is not supported: gSDE draws one exploration matrix for all rows of a batch, so every "
@@ -43,5 +59,28 @@ def check_agent(agent: object) -> None:
             "n_steps > 1 is not supported with imagined rows (SB3 ignores it silently for a custom buffer): "
             "use n_steps=1."
         )
-    if not isinstance(agent.action_space, spaces.Box | spaces.Discrete):
-        raise TypeError(f"DynaCallback supports Box and Discrete actions, not {agent.action_space}.")
+
+
+def _check_buffer(buffer: MixedReplayBuffer, agent: OffPolicyAlgorithm, config: DynaConfig) -> None:
+    """Raise a ``ValueError`` unless ``buffer`` fits the agent's environments and can hold what ``config`` waits for."""
+    if buffer.observation_space != agent.observation_space or buffer.action_space != agent.action_space:
+        raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
+    if buffer.n_envs != agent.n_envs:
+        raise ValueError(
+            f"The replay buffer was recorded in n_envs={buffer.n_envs} environments side by side, and the agent has "
+            f"n_envs={agent.n_envs}: load it into an agent with {buffer.n_envs}, or begin with an empty buffer."
+        )
+    capacity = buffer.buffer_size * buffer.n_envs
+    if capacity < config.min_real_rows:
+        raise ValueError(
+            f"The first fit waits for DynaConfig.min_real_rows={config.min_real_rows} real transitions, and the replay "
+            f"buffer keeps {capacity}: raise the agent's buffer_size, or lower min_real_rows."
+        )
+    needed = buffer.fewest_synthetic(agent.batch_size)
+    most = min(config.rollouts_per_step * config.retain_steps * config.longest, buffer.synthetic_size)
+    if most < needed and buffer.real_ratio < 1:
+        raise ValueError(
+            f"Batches take no imagined rows until {needed} are stored, and there are never more than {most}: raise "
+            "DynaConfig.rollouts_per_step or retain_steps, or the buffer's synthetic_size, or lower the agent's "
+            "batch_size."
+        )

@@ -31,8 +31,8 @@ class MixedReplayBuffer(ReplayBuffer):
 
     A batch of ``b`` holds ``round(real_ratio * b)`` real rows, at least one while the ratio is positive, and synthetic
     rows for the rest, shuffled (SBX cuts one large batch into minibatches). Batches are all real until as many
-    synthetic rows are stored as a batch takes (250 are always enough), so that a handful never fills it. Such batches, and those with
-    ``real_ratio=1``, are those of SB3's buffer to the bit: real rows are always drawn by SB3's own code.
+    synthetic rows are stored as a batch takes (250 are always enough), so that a handful never fills it. Such batches,
+    and those with ``real_ratio=1``, are those of SB3's buffer to the bit: SB3's own code draws every real row.
 
     Pass it as ``replay_buffer_class`` and the keyword arguments below through ``replay_buffer_kwargs``.
 

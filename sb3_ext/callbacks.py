@@ -1,73 +1,32 @@
-"""The conductor: fits the model, rolls it out and fills the buffer, between SB3's collecting and training."""
+"""Fits the model, rolls it out and fills the buffer, between SB3's collecting and training."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.envs import Starts, StartSampler, start_sampler
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
+from mbrl_wrappers.function_checks import check_functions, disagreement
 from mbrl_wrappers.rollout import Rollout, branched_rollout
-from mbrl_wrappers.schedules import RolloutLength
-from mbrl_wrappers.seeding import spawn_seeds, torch_generator
+from mbrl_wrappers.seeding import fresh_seed, spawn_seeds, torch_generator
 from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn
 from sb3_ext.agent_checks import check_agent, mixed_buffer
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
+from sb3_ext.dyna_config import DynaConfig
+from sb3_ext.model_log import record_fit, record_rollout
+from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
 
 MAX_DRAWS = 20
-"""How often starts are drawn at most, until the model's limits hold enough of them."""
-
-
-@dataclass(frozen=True)
-class DynaConfig:
-    """The rates of model learning and model use, in real environment steps (all environments together).
-
-    Collecting, target update and Q regression keep SB3's own settings: ``train_freq``, ``tau`` or
-    ``target_update_interval``, and ``gradient_steps``; the share of real rows is the buffer's ``real_ratio``.
-
-    Attributes:
-        model_train_freq: steps between fits.
-        rollout_freq: steps between rounds of rollouts.
-        rollouts_per_step: branches started per real step, so a round has ``rollouts_per_step * rollout_freq``.
-        rollout_length: steps per branch as a function of real steps, or a constant.
-        retain_steps: real steps for which imagined rows are kept.
-        min_real_rows: real transitions before the first fit; never before the agent's ``learning_starts``.
-        first_fit_gradient_steps: cap of the first fit, in place of the trainer's.
-        policy_noise_std: exploration noise of deterministic actors in the model.
-    """
-
-    model_train_freq: int = 250
-    rollout_freq: int = 250
-    rollouts_per_step: int = 400
-    rollout_length: RolloutLength | int = field(default_factory=lambda: RolloutLength.constant(1))
-    retain_steps: int = 1000
-    min_real_rows: int = 250
-    first_fit_gradient_steps: int | None = 2500
-    policy_noise_std: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("model_train_freq", "rollout_freq", "rollouts_per_step", "retain_steps", "min_real_rows"):
-            at_least(name, getattr(self, name))
-        if not isinstance(self.rollout_length, RolloutLength):
-            at_least("rollout_length", self.rollout_length)
-        if self.first_fit_gradient_steps is not None:
-            at_least("first_fit_gradient_steps", self.first_fit_gradient_steps)
-        within("policy_noise_std", self.policy_noise_std, 0)
-
-    def length(self, real_steps: int) -> int:
-        """The branch length after ``real_steps``."""
-        length = self.rollout_length
-        return length(real_steps) if isinstance(length, RolloutLength) else length
+"""How often starts are drawn at most, until enough of them are inside the model's limits."""
 
 
 class DynaCallback(BaseCallback):
@@ -86,7 +45,8 @@ class DynaCallback(BaseCallback):
         starts: where branches begin: anything that :class:`~mbrl_wrappers.ModelEnv` takes, such as
             :class:`~mbrl_wrappers.UniformStarts`, less what is outside of the model's limits; by default the real
             observations in the buffer, as in MBPO.
-        seed: source of every draw of model and rollouts; the agent's own draws do not change.
+        seed: source of every draw of model and rollouts, by default the agent's own seed; the agent's draws do not
+            change.
         verbose: 1 says what is known of the task and what each fit came to.
 
     Attributes:
@@ -94,6 +54,10 @@ class DynaCallback(BaseCallback):
         report: of the newest fit.
         fit_seconds: wall time spent fitting so far.
         rollout_seconds: wall time spent in rollouts so far.
+
+    Raises:
+        TypeError: for arguments of another kind than these.
+        ValueError: for arguments that contradict each other.
     """
 
     def __init__(
@@ -105,10 +69,18 @@ class DynaCallback(BaseCallback):
         reward_fn: RewardFn | None = None,
         termination_fn: TerminationFn | None = None,
         starts: Starts | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
+        if config is not None and not isinstance(config, DynaConfig):
+            raise TypeError(
+                f"config must be a DynaConfig, got {type(config).__name__}: DynaConfig(model_train_freq=250, ...), or "
+                "DynaConfig(**settings) for a dict."
+            )
+        for name, function in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function of (obs, action, next_obs), got {function!r}.")
         if dynamics is not None and (reward_fn is not None or termination_fn is not None):
             raise ValueError("reward_fn and termination_fn are for the default model: give them to your own dynamics.")
         if trainer is not None and trainer.model is not dynamics:
@@ -124,17 +96,22 @@ class DynaCallback(BaseCallback):
         self._functions = (reward_fn, termination_fn)
         self._given_starts = starts
         self._starts: StartSampler | None = None
-        self._model_seed, self._trainer_seed, start_seed, self._rollout_seed = spawn_seeds(seed, 4)
-        self._starts_rng = np.random.default_rng(start_seed)
+        self._seed = seed
+        self._streams: _Streams | None = None
         self._generator: th.Generator | None = None
-        self._next_fit = self._next_rollout = 0
         self._agent: object = None
+        self._next_fit = self._next_rollout = 0
+        self._last_round = 0
+        self._compared = False
         self._fits = 0
 
     # --- SB3's hooks ------------------------------------------------------------------------------------------------
 
     def _init_callback(self) -> None:
-        check_agent(self.model)
+        check_agent(self.model, self.config)
+        if self._streams is None:
+            agents = fresh_seed() if self.model.seed is None else self.model.seed
+            self._streams = _Streams.spawned(agents if self._seed is None else self._seed)
         if self.dynamics is None:
             assert self.model.env is not None
             reward_fn, termination_fn = self._functions
@@ -142,7 +119,7 @@ class DynaCallback(BaseCallback):
                 self.model.env,
                 reward_fn=reward_fn,
                 termination_fn=termination_fn,
-                seed=self._model_seed,
+                seed=self._streams.model_seed,
                 device=str(self.model.device),
             )
             self.dynamics = default.dynamics
@@ -152,9 +129,10 @@ class DynaCallback(BaseCallback):
         if self._given_starts is not None:
             self._starts = start_sampler(self._given_starts, self.dynamics.observation_space.shape[0])
         if self.trainer is None:
-            self.trainer = default_trainer(self.dynamics, seed=self._trainer_seed)
+            self.trainer = default_trainer(self.dynamics, seed=self._streams.trainer_seed)
         if self._generator is None:
-            self._generator = torch_generator(self._rollout_seed, self.dynamics.device)
+            self._generator = torch_generator(self._streams.rollout_seed, self.dynamics.device)
+        keep_terminal_observations(self.model.get_vec_normalize_env())
 
     def _on_training_start(self) -> None:
         if self.parent is not None:
@@ -162,6 +140,8 @@ class DynaCallback(BaseCallback):
                 f"DynaCallback is a child of {type(self.parent).__name__}, which never forwards the end of a rollout: "
                 "pass it to learn() directly or in a list, callback=[DynaCallback(), ...]."
             )
+        assert self.dynamics is not None
+        check_functions(self.dynamics, self._first_observations())
         # A second learn() goes on with the schedule. A new agent, or one that was loaded and lacks its synthetic rows,
         # has whatever is due done at the first chance.
         buffer, now = mixed_buffer(self.model), self.num_timesteps
@@ -170,18 +150,27 @@ class DynaCallback(BaseCallback):
             self._next_fit = now
         if not (goes_on and now <= self._next_rollout <= now + self.config.rollout_freq):
             self._next_rollout = now
+        self._compared = self._compared and self._agent is self.model
         self._agent = self.model
 
+    def _on_rollout_start(self) -> None:
+        buffer = mixed_buffer(self.model)
+        if not len(buffer.synthetic):  # the first round stands for the steps that are collected before it
+            self._last_round = buffer.real_steps
+
     def _on_step(self) -> bool:
+        drop_unclipped(self.locals.get("infos", []), self.model.get_vec_normalize_env())
         return True
 
     def _on_rollout_end(self) -> None:
-        steps = self.model.num_timesteps
+        steps, buffer = self.model.num_timesteps, mixed_buffer(self.model)
+        buffer.synthetic.expire(buffer.real_steps - self.config.retain_steps)
         if steps < self._next_fit and steps < self._next_rollout:
             return
-        buffer = mixed_buffer(self.model)
         if steps < self._off_policy.learning_starts or buffer.num_real < self.config.min_real_rows:
             return
+        if not self._compared:
+            self._compare_functions(buffer)
         if steps >= self._next_fit:
             self._fit(buffer)
             self._next_fit = steps + self.config.model_train_freq
@@ -220,20 +209,20 @@ class DynaCallback(BaseCallback):
         assert self.dynamics is not None
         assert self._generator is not None
         started = time.perf_counter()
-        length = self.config.length(self.model.num_timesteps)
-        wanted = self.config.rollouts_per_step * self.config.retain_steps * length
-        if min(wanted, buffer.synthetic_size) != buffer.synthetic.capacity or not len(buffer.synthetic):
-            size = buffer.reserve_synthetic(wanted)
-            self._say(f"The synthetic buffer keeps {buffer.synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
-        # More than the ring holds would leave it with the late steps of the branches only.
-        fitting = max(buffer.synthetic.capacity // length, 1)
-        branches = min(self.config.rollouts_per_step * self.config.rollout_freq, fitting)
+        config, synthetic = self.config, buffer.synthetic
+        length = config.length(self.model.num_timesteps)
+        covered = min(max(buffer.real_steps - self._last_round, config.rollout_freq), config.retain_steps)
+        self._last_round = buffer.real_steps
+        branches = config.rollouts_per_step * covered
+        self._reserve(buffer, max(config.rollouts_per_step * config.retain_steps, branches) * length, branches * length)
+        # More rows than the capacity would leave the late steps of the branches only.
+        branches = min(branches, max(synthetic.capacity // length, 1))
         policy = AgentPolicy(self.model, noise_std=self.config.policy_noise_std)
         starts = self._draw_starts(buffer, branches)
         if not len(starts):
             return
         rollout = branched_rollout(self.dynamics, policy, starts, length, generator=self._generator)
-        buffer.synthetic.add_batch(rollout.transitions)
+        synthetic.add_batch(rollout.transitions, buffer.real_steps)
         self.rollout_seconds += time.perf_counter() - started
         self._log_rollout(rollout, length, buffer)
         if rollout.num_dropped > max(rollout.transitions.num_rows, 1):
@@ -244,57 +233,84 @@ class DynaCallback(BaseCallback):
                 stacklevel=2,
             )
 
+    def _reserve(self, buffer: MixedReplayBuffer, usual: int, new: int) -> None:
+        """Make ``buffer`` large enough for ``usual`` rows, and for ``new`` ones beside those not yet too old."""
+        synthetic = buffer.synthetic
+        wanted = max(usual, len(synthetic) + new)
+        if not len(synthetic) or min(wanted, buffer.synthetic_size) > synthetic.capacity:
+            size = buffer.reserve_synthetic(wanted)
+            self._say(f"The synthetic buffer keeps {synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
+
     def _draw_starts(self, buffer: MixedReplayBuffer, count: int) -> th.Tensor:
-        """``count`` observations ``(n, O)``, of the user's those that the model's limits hold; fewer where few do."""
+        """``count`` observations ``(n, O)``, of the user's those inside the model's limits; fewer where few are."""
+        assert self._streams is not None
+        rng = self._streams.starts
         if self._starts is None:
-            return th.as_tensor(buffer.sample_observations(count, self._starts_rng), dtype=th.float32)
+            return th.as_tensor(buffer.sample_observations(count, rng), dtype=th.float32)
         limits: Limits | None = getattr(self.dynamics, "limits", None)
-        believed, draws = th.zeros(0, buffer.obs_shape[0]), 0
-        while len(believed) < count and draws < MAX_DRAWS:
-            drawn = th.as_tensor(self._starts(count, self._starts_rng), dtype=th.float32)
-            believed = th.cat([believed, drawn if limits is None else drawn[limits.contains(drawn)]])
+        inside, draws = th.zeros(0, buffer.obs_shape[0]), 0
+        while len(inside) < count and draws < MAX_DRAWS:
+            drawn = th.as_tensor(self._starts(count, rng), dtype=th.float32)
+            inside = th.cat([inside, drawn if limits is None else drawn[limits.contains(drawn)]])
             draws += 1
-        self.logger.record("dyna/starts_believed", len(believed) / (draws * count))
-        if not len(believed):
+        self.logger.record("dyna/starts_inside", len(inside) / (draws * count))
+        if not len(inside):
             warnings.warn(
                 "None of the starts is near the real data that the model was fitted to, so nothing was imagined: "
                 "narrow the starts, or begin with more random steps (learning_starts).",
                 stacklevel=2,
             )
-        return believed[:count]
+        return inside[:count]
 
     # --- checks and words -------------------------------------------------------------------------------------------
+
+    def _first_observations(self) -> th.Tensor:
+        """The observations ``(N, O)`` that the agent is about to act in, in raw units."""
+        agent: Any = self.model
+        normalized = agent.get_vec_normalize_env() is not None
+        return th.as_tensor(np.array(agent._last_original_obs if normalized else agent._last_obs))
+
+    def _compare_functions(self, buffer: MixedReplayBuffer) -> None:
+        """Warn if the known reward or termination is not what the environment has given so far."""
+        assert self.dynamics is not None
+        self._compared = True
+        found = disagreement(self.dynamics, buffer.real_transitions())
+        for sentence in found.sentences:
+            warnings.warn(sentence, stacklevel=2)
+        if found.reward_error is not None:
+            self.logger.record("model/known_reward_error", found.reward_error)
 
     def _say(self, text: str) -> None:
         if self.verbose >= 1:
             print(f"[dyna] {text}")
 
     def _log_fit(self, report: FitReport) -> None:
-        size = mixed_buffer(self.model).obs_shape[0]
-        names = [f"obs{index}" for index in range(size)] + ["reward"] * (len(report.holdout_r2) - size)
-        for name, r2 in zip(names, report.holdout_r2, strict=True):
-            self.logger.record(f"model/r2_{name}", r2, exclude="stdout")
-        self.logger.record("model/r2_mean", float(np.mean(report.holdout_r2)))
-        self.logger.record("model/r2_min", float(np.min(report.holdout_r2)))
-        self.logger.record("model/holdout_error", float(np.mean(report.holdout_error)))
-        self.logger.record("model/coverage_50", float(np.mean(report.coverage_50)))
-        self.logger.record("model/coverage_90", float(np.mean(report.coverage_90)))
-        self.logger.record("model/epochs", report.epochs)
-        self.logger.record("model/gradient_steps", report.gradient_steps)
+        record_fit(self.logger, report)
         self.logger.record("model/fits", self._fits)
         self._say(
             f"step {self.model.num_timesteps}: fitted {report.train_rows} rows in {report.gradient_steps} steps and "
-            f"{report.seconds:.1f} s, holdout R2 {np.mean(report.holdout_r2):.3f}"
+            f"{report.seconds:.1f} s, holdout R2 {report.r2_mean:.3f}"
         )
 
     def _log_rollout(self, rollout: Rollout, length: int, buffer: MixedReplayBuffer) -> None:
-        rows = rollout.transitions
-        predictions = max(rows.num_rows + rollout.num_dropped, 1)
-        self.logger.record("dyna/rollout_length", length)
-        self.logger.record("dyna/imagined_reward_mean", float(rows.reward.mean()) if rows.num_rows else 0.0)
-        self.logger.record("dyna/terminated_fraction", float(rows.terminated.float().sum()) / predictions)
-        self.logger.record("dyna/dropped_fraction", rollout.num_dropped / predictions)
+        record_rollout(self.logger, rollout, length)
         self.logger.record("dyna/synthetic_rows", len(buffer.synthetic))
+        self.logger.record("dyna/oldest_rows_age", buffer.real_steps - (buffer.synthetic.oldest or buffer.real_steps))
         self.logger.record("dyna/synthetic_mib", buffer.synthetic.capacity * buffer.synthetic.row_bytes / 2**20)
         self.logger.record("dyna/fit_seconds", self.fit_seconds)
         self.logger.record("dyna/rollout_seconds", self.rollout_seconds)
+
+
+class _Streams(NamedTuple):
+    """The independent random streams of a callback."""
+
+    model_seed: int
+    trainer_seed: int
+    starts: np.random.Generator
+    rollout_seed: int
+
+    @classmethod
+    def spawned(cls, seed: int) -> _Streams:
+        """All from one seed."""
+        model, trainer, starts, rollouts = spawn_seeds(seed, 4)
+        return cls(model, trainer, np.random.default_rng(starts), rollouts)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec, WrapperSpec
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    SubprocVecEnv,
-    VecCheckNan,
-    VecEnv,
-    VecEnvWrapper,
-    VecMonitor,
-    VecNormalize,
-)
+from stable_baselines3.common.vec_env import VecEnv
 
 from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.tasks import TaskFunctions, task_functions
 from mbrl_wrappers.training import FitConfig, Trainer
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
-
-# These change nothing of what a replay buffer stores (SB3 stores what lies below VecNormalize).
-TRANSPARENT_WRAPPERS = (VecNormalize, VecMonitor, VecCheckNan)
+from sb3_ext.known_functions import known_functions
 
 
 @dataclass(frozen=True)
@@ -87,37 +74,6 @@ DEFAULT_FIT = FitConfig(max_gradient_steps=500)
 def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrainer | None:
     """A trainer for a learned model; None for one that needs no fitting (a function, a simulator)."""
     return Trainer(dynamics, DEFAULT_FIT, seed=seed) if isinstance(dynamics, EnsembleDynamics) else None
-
-
-def known_functions(vec_env: VecEnv) -> TaskFunctions:
-    """What the task registry knows of the environments in ``vec_env``.
-
-    The first one is looked at; when it lives in another process, one made from its spec. Nothing is known when a
-    wrapper of the vector changes what the replay buffer sees, or when the environment cannot be made again.
-    """
-    while isinstance(vec_env, VecEnvWrapper):
-        if not isinstance(vec_env, TRANSPARENT_WRAPPERS):
-            return TaskFunctions(
-                notes=(f"{type(vec_env).__name__} hides the task: reward and termination are learned.",)
-            )
-        vec_env = vec_env.venv
-    if isinstance(vec_env, DummyVecEnv):
-        return task_functions(vec_env.envs[0])
-    spec = vec_env.get_attr("spec", indices=0)[0] if isinstance(vec_env, SubprocVecEnv) else None
-    wrappers = [] if spec is None else [wrapper for wrapper in spec.additional_wrappers if not _is_monitor(wrapper)]
-    if not isinstance(spec, EnvSpec) or any(wrapper.kwargs is None for wrapper in wrappers):
-        note = "The environment cannot be made again from its spec to look into: reward and termination are learned."
-        return TaskFunctions(notes=(note,))
-    env = gymnasium.make(replace(spec, additional_wrappers=tuple(wrappers)))
-    try:
-        return task_functions(env)
-    finally:
-        env.close()
-
-
-def _is_monitor(wrapper: WrapperSpec) -> bool:
-    """SB3's Monitor, which watches only, and which Gymnasium does not know how to make again."""
-    return wrapper.entry_point.startswith("stable_baselines3.common.monitor:")
 
 
 def check_pieces(

@@ -22,6 +22,7 @@ from mbrl_wrappers.seeding import spawn_seeds
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.agent_factory import AgentFactory, build_agent
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
+from sb3_ext.model_log import record_fit
 from sb3_ext.real_loop import Episode, GymEnv, RealLoop, RealProgress, check_eval_env, open_real_env
 from sb3_ext.vec_env import ModelVecEnv
 
@@ -260,11 +261,7 @@ class _Imagination:
             logger.record("eval/mean_reward", evaluation.total)
             logger.record("eval/mean_ep_length", evaluation.length)
         if report is not None:
-            logger.record("model/r2_mean", float(np.mean(report.holdout_r2)))
-            logger.record("model/r2_min", float(np.min(report.holdout_r2)))
-            logger.record("model/holdout_error", float(np.mean(report.holdout_error)))
-            logger.record("model/epochs", report.epochs)
-            logger.record("model/gradient_steps", report.gradient_steps)
+            record_fit(logger, report)
         logger.record("dyna/imagined_return", imagined_return)
         logger.record("dyna/imagined_steps", self.imagined_steps)
         logger.record("dyna/num_invalid", self.model_env.num_invalid)

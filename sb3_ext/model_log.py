@@ -1,4 +1,4 @@
-"""What SB3's logger is told of a fit of the model."""
+"""What SB3's logger is told of a model: of its fits and of its rollouts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from mbrl_wrappers.fitting import FitReport
+from mbrl_wrappers.rollout import Rollout
 
 
 def record_fit(logger: Logger, report: FitReport) -> None:
@@ -23,6 +24,9 @@ def record_fit(logger: Logger, report: FitReport) -> None:
     logger.record("model/holdout_error", float(np.mean(report.holdout_error)))
     logger.record("model/coverage_50", report.coverage_50_mean)
     logger.record("model/coverage_90", report.coverage_90_mean)
+    spreads = zip(report.log_variance_spread, report.holdout_r2, strict=True)
+    changing = [spread for spread, r2 in spreads if not math.isnan(r2)]
+    logger.record("model/log_variance_spread", min(changing, default=0.0), exclude="stdout")
     logger.record("model/log_variance_high", float(np.max(report.log_variance_high)), exclude="stdout")
     logger.record("model/log_variance_low", float(np.min(report.log_variance_low)), exclude="stdout")
     for name, value in (
@@ -35,3 +39,13 @@ def record_fit(logger: Logger, report: FitReport) -> None:
             logger.record(f"model/termination_{name}", value)
     logger.record("model/epochs", report.epochs)
     logger.record("model/gradient_steps", report.gradient_steps)
+
+
+def record_rollout(logger: Logger, rollout: Rollout, length: int) -> None:
+    """Record a round of branched rollouts of at most ``length`` steps under ``dyna/``."""
+    rows = rollout.transitions
+    predictions = max(rows.num_rows + rollout.num_dropped, 1)
+    logger.record("dyna/rollout_length", length)
+    logger.record("dyna/imagined_reward_mean", float(rows.reward.mean()) if rows.num_rows else 0.0)
+    logger.record("dyna/terminated_fraction", float(rows.terminated.float().sum()) / predictions)
+    logger.record("dyna/dropped_fraction", rollout.num_dropped / predictions)

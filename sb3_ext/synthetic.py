@@ -69,7 +69,10 @@ class SyntheticBuffer:
             return
         if self._size > capacity:
             self._remove_oldest(self._size - capacity)
-        kept, made_at = (None if self._columns is None else self.take(np.arange(self._size))), self._made_at[: self._size]
+        kept, made_at = (
+            (None if self._columns is None else self.take(np.arange(self._size))),
+            self._made_at[: self._size],
+        )
         self.capacity = capacity
         self.clear()
         if kept is not None:

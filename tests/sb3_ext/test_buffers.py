@@ -29,7 +29,10 @@ def make_buffer(
 
 
 def fill(buffer: ReplayBuffer, steps: int, *, first: int = 0) -> None:
-    """Step ``t`` of environment ``i`` has observation ``[t, i]``; step 3 fails and step 5 runs out of time."""
+    """Step ``t`` of environment ``i`` has observation ``[t, i]``; step 3 fails and step 5 runs out of time.
+
+    Those two lead to ``[t + 1, i + 0.5]``, where no episode begins.
+    """
     n = buffer.n_envs
     for t in range(first, first + steps):
         obs = np.stack([[t, i] for i in range(n)]).astype(np.float64)
@@ -38,7 +41,7 @@ def fill(buffer: ReplayBuffer, steps: int, *, first: int = 0) -> None:
         )
         buffer.add(
             obs,
-            obs + np.array([1, 0]),
+            obs + np.array([1, 0.5 if t in (3, 5) else 0]),
             action,
             np.full(n, float(t)),
             np.full(n, t in (3, 5)),
@@ -87,7 +90,7 @@ def test_with_ratio_one_synthetic_rows_change_nothing() -> None:
 def test_every_batch_has_its_exact_share_of_real_rows(ratio: float, batch: int, real: int) -> None:
     buffer = make_buffer(real_ratio=ratio)
     fill(buffer, 15)
-    buffer.synthetic.add_batch(imagined(50))
+    buffer.synthetic.add_batch(imagined(250))
     for _ in range(5):
         samples = buffer.sample(batch)
         assert len(samples.rewards) == batch
@@ -97,7 +100,7 @@ def test_every_batch_has_its_exact_share_of_real_rows(ratio: float, batch: int, 
 def test_slices_of_a_large_batch_are_mixed_too() -> None:
     buffer = make_buffer(real_ratio=0.5)
     fill(buffer, 15)
-    buffer.synthetic.add_batch(imagined(50))
+    buffer.synthetic.add_batch(imagined(320))
     shares = [float(part.float().mean()) for part in is_synthetic(buffer.sample(32 * 20)).split(32)]
     assert min(shares) > 0.1
     assert max(shares) < 0.9
@@ -106,7 +109,7 @@ def test_slices_of_a_large_batch_are_mixed_too() -> None:
 def test_rows_stay_together_when_they_are_shuffled() -> None:
     buffer = make_buffer(real_ratio=0.5)
     fill(buffer, 15)
-    buffer.synthetic.add_batch(imagined(50))
+    buffer.synthetic.add_batch(imagined(60))
     samples = buffer.sample(100)
     real = ~is_synthetic(samples)
     assert samples.observations.dtype == th.float64
@@ -169,7 +172,7 @@ def test_discrete_actions_are_one_hot_outside_and_indices_inside(start: int) -> 
     for t in range(3):
         buffer.add(np.zeros((1, 2)), np.zeros((1, 2)), np.array([[start + t]]), np.zeros(1), np.zeros(1), [{}])
     assert buffer.real_transitions().action.tolist() == th.eye(3).tolist()
-    buffer.synthetic.add_batch(imagined(9, actions=3))
+    buffer.synthetic.add_batch(imagined(200, actions=3))
     actions = buffer.sample(200).actions
     assert actions.shape == (200, 1)
     assert sorted(set(actions.flatten().tolist())) == [start, start + 1, start + 2]
@@ -194,15 +197,15 @@ def test_start_states_cover_every_step_of_every_environment() -> None:
 
 def test_sampling_never_touches_the_global_stream_for_synthetic_rows() -> None:
     buffer = make_buffer(real_ratio=0.0)
-    buffer.synthetic.add_batch(imagined(10))
+    buffer.synthetic.add_batch(imagined(64))
     numpy_state, torch_state = np.random.get_state()[1].copy(), th.get_rng_state()  # type: ignore[union-attr,index]  # noqa: NPY002
     buffer.sample(64)
     assert (np.random.get_state()[1] == numpy_state).all()  # type: ignore[index]  # noqa: NPY002
     assert th.equal(th.get_rng_state(), torch_state)
 
 
-def ring(rows: SyntheticBuffer) -> list[float]:
-    return rows.take(np.arange(len(rows))).reward[:, 0].tolist()
+def stored(rows: SyntheticBuffer) -> list[float]:
+    return sorted(rows.take(np.arange(len(rows))).reward[:, 0].tolist())
 
 
 def batch_of(*values: float) -> Transitions:
@@ -210,26 +213,93 @@ def batch_of(*values: float) -> Transitions:
     return imagined(rows)._replace(reward=th.tensor(values))
 
 
-def test_the_synthetic_ring_wraps_and_keeps_the_newest() -> None:
+def test_what_is_too_much_leaves_the_newest_synthetic_rows() -> None:
     synthetic = make_buffer(synthetic_size=5).synthetic
-    synthetic.add_batch(batch_of(0, 1, 2))
-    assert ring(synthetic) == [0, 1, 2]
-    synthetic.add_batch(batch_of(3, 4, 5))
-    assert ring(synthetic) == [5, 1, 2, 3, 4]
-    synthetic.add_batch(batch_of(*range(10, 22)))  # larger than the ring
-    assert sorted(ring(synthetic)) == [17, 18, 19, 20, 21]
-    synthetic.add_batch(batch_of(30))
-    assert sorted(ring(synthetic)) == [18, 19, 20, 21, 30]
+    for step in range(4):
+        synthetic.add_batch(batch_of(step), step)
+    assert stored(synthetic) == [0, 1, 2, 3]
+    synthetic.add_batch(batch_of(10, 11, 12), 10)
+    assert stored(synthetic) == [2, 3, 10, 11, 12]
+    synthetic.add_batch(batch_of(*range(20, 32)), 20)  # more than are kept
+    assert stored(synthetic) == [27, 28, 29, 30, 31]
+    synthetic.add_batch(batch_of(40), 40)
+    synthetic.add_batch(batch_of(50), 50)
+    synthetic.set_capacity(2)
+    assert stored(synthetic) == [40, 50]
     synthetic.set_capacity(3)
-    assert sorted(ring(synthetic)) == [20, 21, 30]
-    synthetic.set_capacity(4)
-    synthetic.add_batch(batch_of(31, 32))
-    assert sorted(ring(synthetic)) == [21, 30, 31, 32]
+    synthetic.add_batch(batch_of(60, 61), 60)
+    assert stored(synthetic) == [50, 60, 61]
+    synthetic.set_capacity(9)
+    synthetic.expire(50)
+    assert stored(synthetic) == [60, 61]
+
+
+def test_synthetic_rows_are_removed_at_their_age_and_the_others_stay_whole() -> None:
+    synthetic = make_buffer(synthetic_size=100).synthetic
+    assert synthetic.oldest is None
+    synthetic.expire(10**9)  # nothing to remove
+    for step in (5, 3, 9, 3):
+        synthetic.add_batch(imagined(4, value=step), step)
+    assert synthetic.oldest == 3
+    synthetic.expire(2)
+    assert len(synthetic) == 16
+    synthetic.expire(3)
+    assert stored(synthetic) == [5] * 4 + [9] * 4
+    assert synthetic.oldest == 5
+    rows = synthetic.take(np.arange(8))
+    np.testing.assert_array_equal(rows.obs, rows.reward.repeat(2, 1))
+    np.testing.assert_array_equal(rows.next_obs, rows.obs)
+    synthetic.expire(9)
+    assert len(synthetic) == 0
+    assert synthetic.oldest is None
+    synthetic.add_batch(batch_of(7), 11)
+    assert stored(synthetic) == [7]
+
+
+def test_a_handful_of_synthetic_rows_fills_no_batch() -> None:
+    """Three of them became 243 rows of each batch of 256."""
+    buffer = make_buffer(size=300, real_ratio=0.05)
+    fill(buffer, 300)
+    buffer.synthetic.add_batch(imagined(3))
+    assert not is_synthetic(buffer.sample(256)).any()
+    buffer.synthetic.add_batch(imagined(239))
+    assert not is_synthetic(buffer.sample(256)).any()
+    buffer.synthetic.add_batch(imagined(1))
+    assert int(is_synthetic(buffer.sample(256)).sum()) == 243
+    # Smaller batches take fewer and need fewer; those of SBX, twenty in one, need no more than 250.
+    assert [buffer.fewest_synthetic(batch) for batch in (1, 2, 32, 20 * 256)] == [1, 1, 30, 250]
+    assert int(is_synthetic(buffer.sample(20 * 256)).sum()) == 0
+    buffer.synthetic.add_batch(imagined(7))
+    assert int(is_synthetic(buffer.sample(20 * 256)).sum()) == 4864
+
+
+def test_synthetic_draws_follow_the_seed_and_by_default_that_of_the_action_space() -> None:
+    """SB3 seeds the action space with the agent's seed before it builds the buffer."""
+
+    def draws(seed: int | None, agent_seed: int | None) -> list[int]:
+        space = spaces.Box(-1, 1, (2,))
+        space.seed(agent_seed)
+        buffer = make_buffer(action_space=space, seed=seed)
+        assert space.sample().tolist() == _sample(agent_seed) or agent_seed is None  # the space draws as before
+        return buffer._rng.integers(2**62, size=2).tolist()
+
+    assert draws(None, 0) == draws(None, 0)
+    assert draws(None, 0) != draws(None, 1)
+    assert draws(7, 0) == draws(7, 1)
+    assert draws(7, 0) != draws(8, 0)
+    assert draws(None, None) != draws(None, None)
+
+
+def _sample(seed: int | None) -> list[float]:
+    space = spaces.Box(-1, 1, (2,))
+    space.seed(seed)
+    sample: list[float] = space.sample().tolist()
+    return sample
 
 
 def test_capacity_is_capped_and_its_memory_known_beforehand() -> None:
     buffer = make_buffer(synthetic_size=1000)
-    assert buffer.reserve_synthetic(10**9) == 1000 * 4 * (2 + 2 + 2 + 2)
+    assert buffer.reserve_synthetic(10**9) == 1000 * (4 * (2 + 2 + 2 + 2) + 8)
     assert buffer.synthetic.capacity == 1000
     with pytest.warns(UserWarning, match="GiB"):
         make_buffer(synthetic_size=10**8).reserve_synthetic(10**8)

@@ -87,7 +87,7 @@ def test_the_first_fit_has_a_cap_of_its_own() -> None:
 
 
 def test_a_ring_that_is_too_small_takes_fewer_branches_and_not_only_their_ends() -> None:
-    agent = make_agent(SAC, oracle_env(), replay_buffer_kwargs={"synthetic_size": 12})
+    agent = make_agent(SAC, oracle_env(), batch_size=8, replay_buffer_kwargs={"synthetic_size": 12})
     config = replace(SMALL, rollouts_per_step=100, rollout_length=3)
     agent.learn(20, callback=small_callback(oracle_env(), config))
     synthetic = agent.replay_buffer.synthetic

@@ -35,7 +35,7 @@ def test_with_nothing_synthetic_the_agent_ends_bit_equal_to_stock() -> None:
     stock.learn(80)
     mixed = make_agent(SAC, oracle_env())
     with pytest.warns(UserWarning, match="never fitted in 80 steps"):
-        mixed.learn(80, callback=small_callback(oracle_env(), DynaConfig(min_real_rows=10_000)))
+        mixed.learn(80, callback=small_callback(oracle_env(), DynaConfig(min_real_rows=1000)))
     assert th.equal(weights(stock), weights(mixed))
 
 
