@@ -15,7 +15,7 @@ from mbrl_wrappers.types import DynamicsModel, Transitions
 MAX_COMPARED = 10_000
 """Rows compared at most, evenly spaced over all."""
 
-NOISE_SHARE, ROUNDING = 0.02, 1e-4
+NOISE_SHARE, ROUNDING = 0.02, 1e-5
 """A root mean square error up to this share of the rewards' deviation, or of their size, counts as agreement."""
 
 
@@ -119,8 +119,8 @@ class Disagreement:
 def disagreement(model: DynamicsModel[Any], transitions: Transitions) -> Disagreement:
     """Compare the ``reward_fn`` and ``termination_fn`` of ``model`` with real ``transitions``.
 
-    Rewards agree when the root mean square difference is at most 2 % of their standard deviation plus 0.01 % of their
-    size, and terminations when each is right.
+    Rewards agree when the root mean square difference is at most 2 % of their standard deviation plus a
+    hundred-thousandth of their size, and terminations when each is right.
     """
     every = max(transitions.num_rows // MAX_COMPARED, 1)
     rows = Transitions(*(column[::every].to(model.device) for column in transitions))

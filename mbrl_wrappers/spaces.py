@@ -12,6 +12,9 @@ from torch import Tensor
 
 AnySpace = spaces.Space[Any]
 
+IMAGE_SIZE = 1024
+"""Numbers from which on an observation counts as an image although it is no array of bytes: 32 by 32."""
+
 
 class ActionCodec:
     r"""Converts environment actions to model actions and back.
@@ -204,13 +207,29 @@ def check_observation_space(space: AnySpace) -> spaces.Box:
     """Return ``space`` if models can predict it: a one-dimensional float Box; else raise a helpful ``TypeError``."""
     if isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
         return space
-    if isinstance(space, spaces.Box) and len(space.shape) >= 2 and space.dtype == np.uint8:
+    if _has_image(space):
         raise TypeError(
             f"Observation space {space} looks like an image. A dynamics model over raw pixels would be "
             "meaningless: encode the image to a feature vector with a gymnasium.ObservationWrapper first."
         )
+    if isinstance(space, spaces.Discrete):
+        raise TypeError(
+            f"Observation space {space} is a table of {space.n} states, and models predict one-dimensional float Box "
+            "observations. Use sb3_ext.agents.DynaQ, which learns such a task in a table, or make a state one row of "
+            "floats with DtypeObservation(FlattenObservation(env), np.float32) from gymnasium.wrappers (one-hot)."
+        )
     raise TypeError(
         f"Observation space {space} is not supported: models predict one-dimensional float Box observations. "
-        "Use DtypeObservation(FlattenObservation(env), np.float32), both from gymnasium.wrappers: it makes Discrete "
-        "(one-hot), Dict, Tuple, integer and multi-dimensional observations one row of floats."
+        "Use DtypeObservation(FlattenObservation(env), np.float32), both from gymnasium.wrappers: it makes Dict, "
+        "Tuple, integer and multi-dimensional observations one row of floats."
     )
+
+
+def _has_image(space: AnySpace) -> bool:
+    """Whether observations are, or contain, something too large to be a row of features: an image, a stack of them."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return any(map(_has_image, space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces))
+    if not isinstance(space, spaces.Box):
+        return False
+    deep, large = len(space.shape) >= 2, int(np.prod(space.shape)) >= IMAGE_SIZE
+    return deep or large if space.dtype == np.uint8 else deep and large

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.fitting import ModelTrainer
+from mbrl_wrappers.function_checks import check_functions, disagreement
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.seeding import spawn_seeds
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
@@ -147,6 +148,10 @@ def learn_in_imagination(
             model or the very ``env``.
     """
     total_timesteps = at_least("total_timesteps", total_timesteps)
+    if config is not None and not isinstance(config, ImaginationConfig):
+        raise TypeError(
+            f"config must be an ImaginationConfig, got {type(config).__name__}: ImaginationConfig(**settings)."
+        )
     if trainer is not None and dynamics is None:
         raise ValueError("A trainer came without its model: pass dynamics, the model that it fits, as well.")
     if dynamics is not None and (reward_fn is not None or termination_fn is not None):
@@ -202,6 +207,7 @@ class _Imagination:
         progress_bar: bool,
     ) -> ImaginationResult:
         """Collect, fit, imagine, until the real steps are spent or a callback says stop."""
+        check_functions(self.dynamics, self.real.observation)
         callbacks = self._init_callbacks(callback, progress_bar)
         # Counted as in learn(): up from the steps that a loaded agent has.
         until = self.agent.num_timesteps + total_timesteps
@@ -213,6 +219,9 @@ class _Imagination:
             steps = min(wanted, total_timesteps - self.store.steps_seen)
             if not self.real.collect(steps, callbacks, random=not log):
                 break
+            if not log:
+                for sentence in disagreement(self.dynamics, self.store.transitions()).sentences:
+                    warnings.warn(sentence, stacklevel=3)
             report = self.fit(trainer)
             imagined_return = self.imagine()
             evaluation = None

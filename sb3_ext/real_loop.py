@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
+import torch as th
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
 
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.seeding import draw_seed, fenced_global_streams, spawn_seeds, torch_generator
@@ -83,6 +85,11 @@ class RealLoop:
                 return False
         callbacks.on_rollout_end()
         return True
+
+    @property
+    def observation(self) -> Tensor:
+        """The observation ``(1, O)`` that the next real step starts from."""
+        return th.as_tensor(self._obs)[None]
 
     def recent(self) -> Episode:
         """The means of the real episodes that ended lately, exploration included; NaN before the first."""

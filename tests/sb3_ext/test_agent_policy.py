@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3 import DDPG, DQN, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ext import AgentPolicy
 from tests.sb3_ext.dyna_agents import make_agent, oracle_env
+
+
+@pytest.mark.parametrize("algorithm", [TD3, DDPG])
+def test_noise_never_leaves_the_bounds_of_model_actions(algorithm: type[BaseAlgorithm]) -> None:
+    agent = make_agent(algorithm, oracle_env())
+    actions = AgentPolicy(agent, noise_std=3.0)(th.zeros(500, 3), generator=th.Generator().manual_seed(0))
+    assert actions.abs().max() == 1
+    assert 0.2 < (actions.abs() == 1).float().mean() < 0.95
 
 
 def test_a_value_agent_explores_row_by_row() -> None:
