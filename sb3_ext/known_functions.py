@@ -104,21 +104,20 @@ def remote_functions(vec_env: SubprocVecEnv) -> TaskFunctions:
             return TaskFunctions(
                 notes=(f"What {text} pays and when it ends is not known here: reward and termination are learned.",)
             )
-    copies: list[tuple[EnvSpec, GymEnv, frozenset[str]]] = []
+    copies: dict[bytes, tuple[GymEnv, frozenset[str]]] = {}
     all_known: list[TaskFunctions] = []
     try:
         for index, spec in enumerate(vec_env.get_attr("spec")):
-            found = next((copy for copy in copies if copy[0] == spec), None)
-            if found is None:
+            key = pickle.dumps(spec)
+            if key not in copies:
                 env = _made_again(spec)
                 if env is None:
                     note = "An environment cannot be made again from its spec: reward and termination are learned."
                     return TaskFunctions(notes=(note,))
-                found = spec, env, _attributes_read(env)
-                copies.append(found)
-            all_known.append(_checked_functions(vec_env, index, *found[1:]))
+                copies[key] = env, _attributes_read(env)
+            all_known.append(_checked_functions(vec_env, index, *copies[key]))
     finally:
-        for _, env, _ in copies:
+        for env, _ in copies.values():
             env.close()
     return common_functions(all_known)
 

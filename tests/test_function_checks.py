@@ -113,7 +113,7 @@ def test_a_reward_that_differs_is_told_with_numbers() -> None:
     [
         ([1.0] * 1000, False),
         ([1.0] * 999 + [-9.0], True),  # a penalty that is rare
-        ([1.0 + 1e-6 * i for i in range(100)], False),  # rounding
+        ([1.0 + 1e-7 * i for i in range(100)], False),  # rounding
         ([1000.0 + 0.1 * (i % 2) for i in range(100)], True),  # all that varies is missed
     ],
 )

@@ -61,7 +61,7 @@ def test_a_reward_in_other_units_is_told_once_before_the_first_round() -> None:
 
 def test_a_termination_that_misses_ends_is_told() -> None:
     agent = make_agent(SAC, oracle_env(), gradient_steps=0, learning_starts=200)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="The known termination is not that of the environment") as told:
         agent.learn(200, callback=callback(oracle_env(), None, lambda o, a, n: th.zeros(len(o), dtype=th.bool)))
     true = int(agent.replay_buffer.real_transitions().terminated.sum())
     assert true > 0

@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.wrappers import RescaleAction, TransformReward
 from stable_baselines3 import SAC
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from mbrl_wrappers import EnsembleDynamics
 from mbrl_wrappers.tasks import TaskFunctions
 from mbrl_wrappers.tasks.functions import task_functions
 from sb3_ext import DynaCallback
 from sb3_ext.known_functions import known_functions
-from tests.sb3_ext.dyna_agents import SMALL, make_agent
+from tests.sb3_ext.dyna_agents import make_agent
 
 GymEnv = gymnasium.Env[Any, Any]
 
@@ -31,7 +33,7 @@ def scaled_pendulum() -> GymEnv:
 
 
 def narrow_pendulum() -> GymEnv:
-    return RescaleAction(gymnasium.make("Pendulum-v1"), -1.0, 1.0)
+    return RescaleAction(gymnasium.make("Pendulum-v1"), -np.ones(1, np.float32), np.ones(1, np.float32))
 
 
 def car() -> GymEnv:
@@ -122,4 +124,7 @@ def test_a_wrapper_that_cannot_be_sent_does_not_kill_its_process() -> None:
     assert (found.reward_fn, found.termination_fn) == (None, None)
     assert "TransformReward" in found.notes[0]
     with in_processes(scaled_pendulum) as env:
-        make_agent(SAC, env, gradient_steps=0, learning_starts=10).learn(12, callback=DynaCallback(config=SMALL))
+        callback = DynaCallback()
+        callback.init_callback(make_agent(SAC, env))
+        assert isinstance(callback.dynamics, EnsembleDynamics)
+        assert callback.dynamics.reward_fn is None
