@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import pytest
 import torch as th
 from stable_baselines3 import SAC
 
-from mbrl_wrappers import EnsembleDynamics, FitConfig, Trainer
+from mbrl_wrappers import EnsembleDynamics, Trainer
 from sb3_ext import DynaCallback
 from tests.sb3_ext.dyna_agents import SMALL, make_agent, oracle_env
 
@@ -50,19 +48,3 @@ def test_a_seed_of_its_own_is_kept_whatever_the_agent_has() -> None:
     assert same(given, streams(1, seed=3, buffer_seed=3)) == set(given)
     assert same(given, streams(0, seed=4, buffer_seed=4)) == set()
     assert same(given, streams(0, seed=3)) == set(given) - {"index", "shuffle"}
-
-
-@pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
-def test_two_agents_with_default_callbacks_imagine_alike_exactly_if_their_seeds_are_one(seeds: tuple[int, int]) -> None:
-    def imagined(seed: int) -> Any:
-        agent = make_agent(SAC, oracle_env(), seed=seed, gradient_steps=0)
-        callback = DynaCallback(config=SMALL)
-        callback.init_callback(agent)
-        assert isinstance(callback.dynamics, EnsembleDynamics)
-        callback.trainer = Trainer(
-            callback.dynamics, FitConfig(max_gradient_steps=3), seed=callback._streams.trainer_seed
-        )  # type: ignore[union-attr]
-        agent.learn(25, callback=callback)
-        return agent.replay_buffer.synthetic.take(np.arange(30)).next_obs
-
-    assert np.array_equal(*map(imagined, seeds)) == (seeds[0] == seeds[1])
