@@ -8,15 +8,29 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch as th
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-SLACK_ELEMENTS = 2**26
+SLACK_ELEMENTS = 2**22
 SLACK_TENSORS = 1024
 COPIES = 8
 
 _FACTORIES: frozenset[Callable[..., Any]] = frozenset(
-    (th.empty, th.zeros, th.ones, th.full, th.rand, th.randn, th.randint, th.arange, th.eye, th.linspace)
+    (
+        *(th.empty, th.zeros, th.ones, th.full, th.eye),
+        *(th.rand, th.randn, th.randint, th.randperm),
+        *(th.arange, th.linspace, th.logspace),
+        *(Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full),  # type: ignore[list-item]
+    )
 )
+
+
+def _eye(rows: int, columns: int | None = None, **options: Any) -> Tensor:
+    return th.empty(rows, rows if columns is None else columns, **options)
+
+
+# On the meta device these would import a compiler first, which takes seconds; others of the same shape do not.
+_SAME_SHAPE: dict[Callable[..., Any], Callable[..., Any]] = {th.randn: th.rand, th.eye: _eye}
 
 
 @contextmanager
@@ -51,7 +65,7 @@ class _Counting(TorchFunctionMode):
         if func in _FACTORIES:
             # On the meta device a tensor has a shape and no memory; generators and outputs have no place there.
             plain = {key: value for key, value in kwargs.items() if key not in ("generator", "out")}
-            described = func(*args, **{**plain, "device": "meta"})
+            described = _SAME_SHAPE.get(func, func)(*args, **{**plain, "device": "meta"})
             self._elements += math.prod(described.shape)
             self._tensors += 1
             if self._elements > self._max_elements or self._tensors > self._max_tensors:

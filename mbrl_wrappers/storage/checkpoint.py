@@ -19,6 +19,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from reprlib import repr as brief
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -134,7 +135,7 @@ def save(model: Storable, path: str | os.PathLike[str], *, starts: NDArray[Any] 
     Raises:
         TypeError: if the class of the model is not registered or says why it cannot be stored (``not_storable``), or
             if its configuration is not strict JSON.
-        ValueError: if ``starts`` do not fit the model.
+        ValueError: if ``starts`` do not fit the model, or the file would be larger than one may be.
         IsADirectoryError: if ``path`` is a folder.
     """
     kinds = [kind for kind, cls in _CLASSES.items() if cls is type(model)]
@@ -179,8 +180,8 @@ def load(path: str | os.PathLike[str], *, device: th.device | str = "auto", **ov
     manifest, tensors = read(with_suffix(path))
     if manifest.kind not in _CLASSES:
         raise CheckpointError(
-            f"{path} holds a model of kind {manifest.kind!r}, which is not registered here: import the module that "
-            f"defines it before loading. Registered kinds: {_known_kinds()}."
+            f"{path} holds a model of kind {brief(manifest.kind)}, which is not registered here: import the module "
+            f"that defines it before loading. Registered kinds: {_known_kinds()}."
         )
     cls = _CLASSES[manifest.kind]
     accepted = inspect.signature(cls.from_checkpoint).parameters.keys() - {"config", "tensors", "device"}
@@ -202,7 +203,7 @@ def load(path: str | os.PathLike[str], *, device: th.device | str = "auto", **ov
     except Exception as error:
         # What is in the file is somebody's claim: any fault that it leads to is the file's.
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise CheckpointError(f"{path} cannot be rebuilt: {shorten(said, 600)}") from error
+        raise CheckpointError(f"{path} cannot be rebuilt: {shorten(said[:2000], 600)}") from error
 
 
 def load_starts(path: str | os.PathLike[str]) -> NDArray[Any] | None:

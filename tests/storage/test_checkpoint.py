@@ -17,8 +17,7 @@ import torch as th
 
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.seeding import torch_generator
-from mbrl_wrappers.storage import checkpoint
-from mbrl_wrappers.storage import file_format as checkpoint_file
+from mbrl_wrappers.storage import checkpoint, file_format
 from mbrl_wrappers.storage.checkpoint import load, load_starts, read_manifest, register_model, save
 from mbrl_wrappers.tasks import task_functions
 from mbrl_wrappers.types import Prediction
@@ -77,8 +76,8 @@ def test_the_suffix_is_appended_once(model: Affine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3, 4)])
 def test_tensors_of_any_dtype_and_shape_round_trip(dtype: th.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
     tensor = (th.arange(max(1, int(np.prod(shape)))) % 2).to(dtype)[: int(np.prod(shape))].reshape(shape)
-    checkpoint_file.write(tmp_path / "t", "kind", {}, {"a": tensor, "b": tensor})
-    manifest, tensors = checkpoint_file.read(tmp_path / "t")
+    file_format.write(tmp_path / "t", "kind", {}, {"a": tensor, "b": tensor})
+    manifest, tensors = file_format.read(tmp_path / "t")
     assert tensors["a"].dtype == dtype
     assert th.equal(tensors["a"], tensor)
     assert manifest.tensors["a"].shape == shape
@@ -86,8 +85,8 @@ def test_tensors_of_any_dtype_and_shape_round_trip(dtype: th.dtype, shape: tuple
 
 def test_strided_and_shared_tensors_are_stored(tmp_path: Path) -> None:
     base = th.arange(12.0).reshape(3, 4)
-    checkpoint_file.write(tmp_path / "t", "kind", {}, {"whole": base, "transposed": base.T, "row": base[1]})
-    tensors = checkpoint_file.read(tmp_path / "t")[1]
+    file_format.write(tmp_path / "t", "kind", {}, {"whole": base, "transposed": base.T, "row": base[1]})
+    tensors = file_format.read(tmp_path / "t")[1]
     assert th.equal(tensors["transposed"], base.T)
     assert th.equal(tensors["row"], base[1])
 
@@ -179,16 +178,16 @@ def test_a_configuration_must_be_strict_json(
 _KILLED = """
 import os, signal, sys
 import torch as th
-from mbrl_wrappers.storage import file_format as checkpoint_file
+from mbrl_wrappers.storage import file_format
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "before the data is on the disk":
-    checkpoint_file.os.fsync = die
+    file_format.os.fsync = die
 elif sys.argv[2] == "before the rename":
-    checkpoint_file.Path.replace = die
-checkpoint_file.write(checkpoint_file.Path(sys.argv[1]), "test-affine", {}, {"model.weight": th.zeros(1000)})
+    file_format.Path.replace = die
+file_format.write(file_format.Path(sys.argv[1]), "test-affine", {}, {"model.weight": th.zeros(1000)})
 """
 
 
@@ -213,7 +212,7 @@ def test_a_failed_save_leaves_the_previous_file_and_no_rest(
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_file.os, "fsync", full_disk)
+    monkeypatch.setattr(file_format.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(model, path)
     assert path.read_bytes() == before
