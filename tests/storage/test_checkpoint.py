@@ -149,6 +149,35 @@ def test_a_function_that_cannot_be_stored_must_be_given_again(model: Affine, tmp
     assert load(path, reward_fn=model.reward_fn).reward_fn is model.reward_fn
 
 
+def test_a_model_that_says_why_cannot_be_saved(model: Affine, tmp_path: Path) -> None:
+    model.not_storable = "it lives in a process"  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"^Affine cannot be saved: it lives in a process\.$"):
+        save(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
+    monkeypatch.setattr(th.cuda, "is_available", lambda: available)
+    assert checkpoint.resolve_device("auto") == th.device("cuda" if available else "cpu")
+    assert checkpoint.resolve_device("cuda:1") == th.device("cuda", 1)
+    assert checkpoint.resolve_device(th.device("cpu")) == th.device("cpu")
+
+
+def test_the_data_of_a_file_is_aligned(tmp_path: Path) -> None:
+    for length in range(8):
+        file_format.write(tmp_path / "t", "k" * length, {}, {"a": th.ones(2)})
+        raw = (tmp_path / "t").read_bytes()
+        assert int.from_bytes(raw[:8], "little") % 8 == 0
+        assert raw[-8:] == np.ones(2, np.float32).tobytes()
+
+
+def test_folders_are_made_and_names_need_not_be_strings(model: Affine, tmp_path: Path) -> None:
+    path = save(model, str(tmp_path / "a" / "b" / "m"))
+    assert path == tmp_path / "a" / "b" / "m.safetensors"
+    assert load(path.with_suffix("")).layer.out_features == 2
+
+
 def test_an_unregistered_class_cannot_be_saved(model: Affine, tmp_path: Path) -> None:
     class Unknown(Affine):
         pass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +97,32 @@ def test_a_folder_or_nothing_is_not_a_model(model: Affine, tmp_path: Path) -> No
         load(tmp_path / "absent")
 
 
-def test_other_simulator_versions_are_reported(model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["gymnasium", "mujoco"])
+@pytest.mark.parametrize("part", [0, 1])
+def test_other_simulator_versions_are_reported(
+    model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part: int
+) -> None:
     real = file_format.read_versions
-    monkeypatch.setattr(file_format, "read_versions", lambda *names: {**real(*names), "mujoco": "1.50.1"})
+    numbers = real(name)[name].split(".")
+    numbers[part] += "0"
+    other = ".".join(numbers)
+    monkeypatch.setattr(file_format, "read_versions", lambda *names: {**real(*names), name: other})
     path = save(model, tmp_path / "m")
     monkeypatch.undo()
-    with pytest.warns(UserWarning, match=r"saved with mujoco 1\.50\.1"):
+    with pytest.warns(UserWarning, match=rf"saved with {name} {re.escape(other)} and") as warned:
+        load(path)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_a_patch_of_the_simulator_or_one_that_is_not_named_is_no_news(
+    model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = file_format.read_versions
+    monkeypatch.setattr(file_format, "read_versions", lambda *names: {"mujoco": real("mujoco")["mujoco"] + ".99"})
+    path = save(model, tmp_path / "m")
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         load(path)
 
 
