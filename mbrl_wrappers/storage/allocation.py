@@ -35,11 +35,11 @@ _SAME_SHAPE: dict[Callable[..., Any], Callable[..., Any]] = {th.randn: th.rand, 
 
 @contextmanager
 def allocation_limit(elements: int, tensors: int) -> Iterator[None]:
-    """Refuse tensors far beyond what a file holds, before their memory and the time to make them is taken.
+    """Raise where the block makes far more tensors than a file contains, before their memory is taken.
 
-    A configuration is a few characters and can ask for layers of terabytes, or for a million layers. An honest model
-    needs a few copies of its own tensors: one of initial weights, one that is loaded into them, perhaps one of the
-    best so far.
+    A configuration of a few characters can ask for terabytes in one layer, or for a million layers. A model needs a few
+    copies of its own tensors: one of initial weights, one that is loaded into them, perhaps one of the best so far. It
+    may also need some that are not stored: ``SLACK_ELEMENTS`` (16 MiB in float32) in ``SLACK_TENSORS``.
 
     Args:
         elements: of all tensors in the file together.

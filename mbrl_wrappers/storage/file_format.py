@@ -1,7 +1,7 @@
-"""The bytes of a model file: safetensors with a JSON manifest, written whole or not at all, read with suspicion.
+"""The bytes of a model file: safetensors with a JSON manifest.
 
-Nothing in a file is ever executed. Sizes are compared with the file before memory is taken, the manifest and each
-tensor carry a SHA-256, and a new file replaces the old one in a single step after it has reached the disk.
+Reading executes nothing of a file and compares sizes with its length before it takes memory; the manifest and each
+tensor have a SHA-256. Writing replaces the old file in a single step after the new one has reached the disk.
 """
 
 from __future__ import annotations
@@ -225,13 +225,13 @@ def _check_layout(path: Path, header: dict[str, Any], manifest: Manifest, data_b
     for name, entry in header.items():
         try:
             shape, (begin, end) = entry["shape"], entry["data_offsets"]
-            honest = len(shape) <= MAX_DIMENSIONS and all(
+            fits = len(shape) <= MAX_DIMENSIONS and all(
                 type(number) is int and 0 <= number <= MAX_FILE_BYTES for number in (*shape, begin, end)
             )
-            honest = honest and math.prod(shape) * _ITEM_BYTES[entry["dtype"]] == end - begin
+            fits = fits and math.prod(shape) * _ITEM_BYTES[entry["dtype"]] == end - begin
         except (KeyError, TypeError, ValueError):
-            honest = False
-        if not honest:
+            fits = False
+        if not fits:
             raise CheckpointError(
                 f"{path} is corrupt: the size of tensor {name[:100]!r} does not follow from its shape."
             )
