@@ -46,5 +46,5 @@ class Objects(Generic[T]):
         index = function(*indices)
         if not others:
             return Objects(table, index)
-        used, index = index.unique(return_inverse=True)  # else a state that goes on for long keeps all it ever held
+        used, index = index.unique(return_inverse=True)  # else a state would keep every object that ever was in it
         return Objects([table[place] for place in used.tolist()], index)

@@ -70,7 +70,7 @@ def branched_rollout(
     obs = starts.to(model.device, th.float32)
     branch = th.arange(len(obs), device=obs.device)
     state = model.reset(obs, generator=generator)
-    steps: list[_Step] = []
+    steps: list[_StoredStep] = []
     num_dropped = 0
     for number in range(length):
         action = policy(obs, generator=generator)
@@ -85,7 +85,7 @@ def branched_rollout(
             terminated=prediction.terminated,
             last=th.zeros_like(prediction.terminated),  # known once the whole branch is
         )
-        steps.append(_rows_where(valid, _Step(row, branch)))
+        steps.append(_rows_where(valid, _StoredStep(row, branch)))
         num_dropped += len(branch) - len(steps[-1].branch)
         if number == length - 1:
             break
@@ -96,7 +96,7 @@ def branched_rollout(
     return _assemble(steps, num_dropped, len(starts))
 
 
-class _Step(NamedTuple):
+class _StoredStep(NamedTuple):
     """What one step stores: a transition of each valid row, and the branch it belongs to."""
 
     transitions: Transitions
@@ -116,7 +116,7 @@ def _rows_where(mask: Tensor, rows: S) -> S:
     return rows if mask.all() else take_rows(rows, mask.nonzero().squeeze(1))
 
 
-def _assemble(steps: list[_Step], num_dropped: int, num_branches: int) -> Rollout:
+def _assemble(steps: list[_StoredStep], num_dropped: int, num_branches: int) -> Rollout:
     """Concatenate the steps and mark the last row of each branch."""
     if len(steps) == 1:
         transitions, branch = steps[0]

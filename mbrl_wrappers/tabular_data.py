@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mbrl_wrappers.spaces import AnySpace
 
 MAX_ENTRIES = 10_000_000
-"""The most entries of a table: beyond it, states that are never told apart cost more than they bring."""
+"""The most entries, states times actions, of a table."""
 
 
 class TabularTransitions(NamedTuple):

@@ -28,6 +28,8 @@ GLOBAL_STREAMS = re.compile(
     r"|torch\.(manual_seed|seed|set_rng_state|random\.\w+|cuda\.manual_seed\w*|cuda\.set_rng_state\w*)"
     r"|random\.(seed|random|randint|choice|choices|shuffle|sample|uniform|gauss|setstate)"
 )
+MEANINGS_OF_ONE_NAME: dict[str, str] = {}
+"""Names of classes and functions that the libraries may use twice, each with the reason why."""
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "tools"}
 
 
@@ -73,6 +75,65 @@ def test_library_code_never_runs_files_nor_draws_from_global_streams(path: Path)
 def test_no_file_has_a_name_that_says_nothing() -> None:
     files = library_files(*LIBRARY, "scripts", "tests")
     assert [path for path in files if VAGUE_NAMES & {path.stem, path.parent.name}] == []
+
+
+def shared_names(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Names of classes, functions and aliases that ``sources`` (text by file) define twice with different meanings.
+
+    A leading underscore makes no other name of a class; functions count at the top of a file and without underscore.
+    Aliases that repeat the same text are one meaning.
+    """
+    meanings: dict[str, dict[str, str]] = {}
+    for file, source in sources.items():
+        tree = ast.parse(source)
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                place = f"{file}:{node.lineno}"
+                meanings.setdefault(node.name, {})[place] = place
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                place = f"{file}:{node.lineno}"
+                meanings.setdefault(node.name.lstrip("_"), {})[place] = place
+            elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).endswith("TypeAlias"):
+                assert isinstance(node.target, ast.Name)
+                text = ast.unparse(node.value) if node.value else ""
+                meanings.setdefault(node.target.id.lstrip("_"), {})[text] = f"{file}:{node.lineno}"
+    return {
+        name: list(places.values())
+        for name, places in meanings.items()
+        if len(places) > 1 and name not in MEANINGS_OF_ONE_NAME
+    }
+
+
+def test_one_name_has_one_meaning() -> None:
+    files = library_files(*LIBRARY)
+    assert shared_names({str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("class Batch: ...", "class Batch: ..."),
+        ("class Batch: ...", "class _Batch: ..."),
+        ("class Batch: ...", "def f():\n    class Batch: ..."),
+        ("class Batch: ...", "Batch: TypeAlias = int"),
+        ("Batch: TypeAlias = int", "_Batch: typing.TypeAlias = str"),
+        ("def Batch(): ...", "def Batch(): ..."),
+        ("def Batch(): ...", "class Batch: ..."),
+    ],
+)
+def test_a_name_of_two_meanings_is_caught(first: str, second: str) -> None:
+    assert shared_names({"a.py": first, "b.py": second}).keys() == {"Batch"}
+    assert shared_names({"a.py": f"{first}\n{second}"}).keys() == {"Batch"}
+
+
+def test_a_name_of_one_meaning_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = "def _first(): ...\nclass {}:\n    def second(self): ..."
+    assert shared_names({"a.py": methods.format("A"), "b.py": methods.format("B")}) == {}
+    alias = "Cell: TypeAlias = tuple[int, int]"
+    assert shared_names({"a.py": f"class Batch: ...\n{alias}", "b.py": f"class Batches: ...\n{alias}"}) == {}
+    monkeypatch.setitem(MEANINGS_OF_ONE_NAME, "Batch", "a reason")
+    assert shared_names({"a.py": "class Batch: ...", "b.py": "class Batch: ..."}) == {}
 
 
 @pytest.mark.parametrize(

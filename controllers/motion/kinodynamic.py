@@ -89,7 +89,7 @@ class KinodynamicRRT:
                 f"KinodynamicRRT plans a KinodynamicProblem, got {type(problem).__name__}: a MotionProblem has no "
                 "model, plan it with RRT, RRTStar or RRTConnect."
             )
-        return _Search(self, problem, generator).run()
+        return _KinodynamicRun(self, problem, generator).run()
 
 
 class _Extension(NamedTuple):
@@ -112,7 +112,7 @@ class _Extension(NamedTuple):
     reached: NDArray[np.bool_]
 
 
-class _Search:
+class _KinodynamicRun:
     """One run of the planner: the tree, the books, and how they change from round to round."""
 
     def __init__(self, planner: KinodynamicRRT, problem: KinodynamicProblem[Any], generator: Generator) -> None:

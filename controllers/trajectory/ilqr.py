@@ -70,7 +70,7 @@ class Ridge(NamedTuple):
         return Ridge(th.where(where, value, self.value), th.where(where, change, self.change))
 
 
-class _Search(NamedTuple):
+class _Iterate(NamedTuple):
     """Where the search stands: one row per problem.
 
     Attributes:
@@ -195,7 +195,7 @@ class ILQR:
             iterations=int(search.steps.max()),
         )
 
-    def _solved(self, task: VectorProblem, search: _Search, expansion: Expansion) -> tuple[_Search, Gains]:
+    def _solved(self, task: VectorProblem, search: _Iterate, expansion: Expansion) -> tuple[_Iterate, Gains]:
         """The gains along the current trajectory, and what they say about convergence."""
         ridge, active, actions = search.ridge, search.active, search.nominal.actions
         room = None
@@ -216,8 +216,8 @@ class ILQR:
         return search, gains
 
     def _shaken(
-        self, task: VectorProblem, search: _Search, expansion: Expansion, generator: Generator
-    ) -> tuple[_Search, Tensor]:
+        self, task: VectorProblem, search: _Iterate, expansion: Expansion, generator: Generator
+    ) -> tuple[_Iterate, Tensor]:
         """The search from noisy actions where the start is stationary but not all the same, and where that is."""
         still = search.converged & ~expansion.is_flat
         if not still.any() or not self.jitter:
@@ -234,7 +234,7 @@ class ILQR:
         )
         return search, still
 
-    def _moved(self, search: _Search, best: Trajectory) -> tuple[_Search, Tensor]:
+    def _moved(self, search: _Iterate, best: Trajectory) -> tuple[_Iterate, Tensor]:
         """The search after a line search whose winners are ``best``, and where it moved."""
         better = search.active & (best.scores > search.nominal.scores)
         ridge = search.ridge.lowered(better, self.damping).raised(search.active & ~better, self.damping)
@@ -261,13 +261,13 @@ class ILQR:
         return choose
 
 
-def _begun(task: VectorProblem, start: Trajectory) -> _Search:
+def _begun(task: VectorProblem, start: Trajectory) -> _Iterate:
     """The search before its first step."""
     count, device = task.num_problems, task.problem.device
     ridge = Ridge(*(th.full((count,), value, dtype=th.float64, device=device) for value in (0.0, 1.0)))
     active = th.ones(count, dtype=th.bool, device=device)
     steps = th.zeros(count, dtype=th.int64, device=device)
-    return _Search(start, ridge, active, ~active, steps)
+    return _Iterate(start, ridge, active, ~active, steps)
 
 
 def _best(candidates: Trajectory, count: int) -> Trajectory:

@@ -25,7 +25,7 @@ from mbrl_wrappers.types import Prediction, Transitions
 Form = Literal["sampled", "expected"]
 
 GONE = 1e-12
-"""An expected row is over when no more than this probability of going on is left."""
+"""A row of the expected form is terminated once its episode goes on with at most this probability."""
 
 
 class TabularState(NamedTuple):
@@ -59,7 +59,7 @@ class TabularModel:
         observation_space: the environment's, Discrete.
         action_space: the environment's, Discrete.
         form: what a step does.
-        unseen_reward: reward of pairs never tried; low keeps planners on known ground, high draws them off it.
+        unseen_reward: reward of pairs never tried; low keeps planners to tried pairs, high makes them explore.
         device: where steps are computed.
 
     Attributes:
@@ -178,8 +178,8 @@ class TabularModel:
         """The decision process that the counts describe.
 
         Args:
-            tried_only: allow only pairs that were tried, so that no value rests on an invented self-loop; a state
-                where nothing was tried is worth 0.
+            tried_only: allow only pairs that were tried, since the model merely assumes that others stay where they
+                are; a state where nothing was tried has the value 0.
         """
         known, shape = self.outcomes, (self.num_states * self.num_actions, self.num_states)
         on = ~known.terminated

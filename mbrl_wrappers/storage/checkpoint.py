@@ -19,6 +19,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from reprlib import repr as brief
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -134,7 +135,7 @@ def save(model: Storable, path: str | os.PathLike[str], *, starts: NDArray[Any] 
     Raises:
         TypeError: if the class of the model is not registered or says why it cannot be stored (``not_storable``), or
             if its configuration is not strict JSON.
-        ValueError: if ``starts`` do not fit the model.
+        ValueError: if ``starts`` do not fit the model, or the file would be larger than one may be.
         IsADirectoryError: if ``path`` is a folder.
     """
     kinds = [kind for kind, cls in _CLASSES.items() if cls is type(model)]
@@ -179,8 +180,8 @@ def load(path: str | os.PathLike[str], *, device: th.device | str = "auto", **ov
     manifest, tensors = read(with_suffix(path))
     if manifest.kind not in _CLASSES:
         raise CheckpointError(
-            f"{path} holds a model of kind {manifest.kind!r}, which is not registered here: import the module that "
-            f"defines it before loading. Registered kinds: {_known_kinds()}."
+            f"{path} holds a model of kind {brief(manifest.kind)}, which is not registered here: import the module "
+            f"that defines it before loading. Registered kinds: {_known_kinds()}."
         )
     cls = _CLASSES[manifest.kind]
     accepted = inspect.signature(cls.from_checkpoint).parameters.keys() - {"config", "tensors", "device"}
@@ -193,16 +194,16 @@ def load(path: str | os.PathLike[str], *, device: th.device | str = "auto", **ov
     prefix = len(_MODEL_PREFIX)
     mine = {name[prefix:]: tensor for name, tensor in tensors.items() if name.startswith(_MODEL_PREFIX)}
     where = resolve_device(device)
-    th.empty(0, device=where)  # a device that is not there is no fault of the file's, and says so itself
+    th.empty(0, device=where)  # torch's own error for a device that is not there, which is not a fault of the file
     try:
         with allocation_limit(sum(tensor.numel() for tensor in mine.values()), len(mine)):
             return cls.from_checkpoint(manifest.config, mine, device=where, **overrides)
     except FunctionNeeded:
         raise
     except Exception as error:
-        # What is in the file is somebody's claim: any fault that it leads to is the file's.
+        # The configuration comes from the file, so any error that it causes is a fault of the file.
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise CheckpointError(f"{path} cannot be rebuilt: {shorten(said, 600)}") from error
+        raise CheckpointError(f"{path} cannot be rebuilt: {shorten(said[:2000], 600)}") from error
 
 
 def load_starts(path: str | os.PathLike[str]) -> NDArray[Any] | None:
@@ -239,7 +240,7 @@ def _check_starts(model: Storable, starts: NDArray[Any] | Tensor) -> Tensor:
 
 
 def _warn_of_other_physics(path: str | os.PathLike[str], manifest: Manifest) -> None:
-    """A learned model is of the physics it saw: say so when the simulator has changed since."""
+    """Warn if another version of the simulator, whose physics may differ, was installed when the file was saved."""
     for name, now in read_versions("gymnasium", "mujoco").items():
         then = manifest.versions.get(name, now)
         if then.split(".")[:2] != now.split(".")[:2]:

@@ -1,7 +1,7 @@
-"""The bytes of a model file: safetensors with a JSON manifest, written whole or not at all, read with suspicion.
+"""The bytes of a model file: safetensors with a JSON manifest.
 
-Nothing in a file is ever executed. Sizes are compared with the file before memory is taken, the manifest and each
-tensor carry a SHA-256, and a new file replaces the old one in a single step after it has reached the disk.
+Reading executes nothing of a file and compares sizes with its length before it takes memory; the manifest and each
+tensor have a SHA-256. Writing replaces the old file in a single step after the new one has reached the disk.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
@@ -28,6 +29,8 @@ FORMAT = "mbrl-wrappers"
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_FILE_BYTES = 16 * 2**30
+MAX_NAME_LENGTH = 1000
+MAX_DIMENSIONS = 64
 
 _LENGTH_BYTES = 8
 _ITEM_BYTES = {
@@ -95,6 +98,9 @@ def write(path: Path, kind: str, config: dict[str, Any], tensors: Mapping[str, T
         kind: the registered name of the model's class.
         config: strict JSON.
         tensors: by name.
+
+    Raises:
+        ValueError: if the file would be larger than :func:`read` accepts; an old file stays as it is.
     """
     # A copy of each: models may share memory between tensors, which safetensors refuses, and be on any device.
     owned = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
@@ -114,6 +120,11 @@ def write(path: Path, kind: str, config: dict[str, Any], tensors: Mapping[str, T
     header["__metadata__"] = {"format": FORMAT, "manifest": text, "sha256": _sha256(text.encode())}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % _LENGTH_BYTES)  # safetensors wants the data aligned
+    if len(head) > MAX_HEADER_BYTES or len(head) + len(data) + _LENGTH_BYTES > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{path} would have a header of {len(head):,} and tensors of {len(data):,} bytes: a model file may have "
+            f"{MAX_HEADER_BYTES:,} bytes of header and {MAX_FILE_BYTES:,} in all."
+        )
     _replace(path, (len(head).to_bytes(_LENGTH_BYTES, "little"), head, data))
 
 
@@ -141,7 +152,9 @@ def read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
     data = memoryview(packed)[start:]
     for name, entry in header.items():
         if _record(entry, data) != manifest.tensors[name]:
-            raise CheckpointError(f"{path} is corrupt: the SHA-256 of tensor {name!r} differs from the manifest's.")
+            raise CheckpointError(
+                f"{path} is corrupt: the SHA-256 of tensor {brief(name)} differs from the manifest's."
+            )
     try:
         return manifest, safetensors_torch.load(packed)
     except SafetensorError as error:
@@ -162,7 +175,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Manifest, dict[str, Any]]:
     if size > MAX_FILE_BYTES or length > min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
         raise CheckpointError(f"{path} is truncated, corrupt or no model file: {size} bytes cannot hold its header.")
     try:
-        header = json.loads(file.read(length))
+        header = _strict_json(file.read(length))
         metadata = header.pop("__metadata__")
         text, digest = metadata["manifest"], metadata["sha256"]
         ours = metadata["format"] == FORMAT and isinstance(text, str)
@@ -177,12 +190,15 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Manifest, dict[str, Any]]:
 
 def _parse_manifest(path: Path, written: str) -> Manifest:
     try:
-        fields = json.loads(written)
+        fields = _strict_json(written)
         number = fields["format_version"]
+        if type(number) is not int or number < 1:
+            raise TypeError("A format version is a positive integer.")
         if number > FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} has format version {number}, written by mbrl-wrappers {fields.get('library_version')}; "
-                f"this one reads up to version {FORMAT_VERSION}. Upgrade with: pip install -U mbrl-wrappers"
+                f"{path} has format version {brief(number)}, written by mbrl-wrappers "
+                f"{brief(fields.get('library_version'))}; this one reads up to version {FORMAT_VERSION}. "
+                "Upgrade with: pip install -U mbrl-wrappers"
             )
         records = {
             name: TensorRecord(entry["dtype"], tuple(entry["shape"]), entry["sha256"])
@@ -190,8 +206,10 @@ def _parse_manifest(path: Path, written: str) -> Manifest:
         }
         manifest = Manifest(tensors=records, **fields)
         texts = (manifest.kind, manifest.library_version, manifest.created, *manifest.versions.values())
-        if not (isinstance(manifest.config, dict) and all(isinstance(text, str) for text in texts)):
-            raise TypeError("A field of the manifest is of another type.")
+        if not isinstance(manifest.config, dict) or any(
+            not isinstance(text, str) or len(text) > MAX_NAME_LENGTH for text in texts
+        ):
+            raise TypeError("A field of the manifest is of another type or far too long.")
         return manifest
     except CheckpointError:
         raise
@@ -203,20 +221,38 @@ def _check_layout(path: Path, header: dict[str, Any], manifest: Manifest, data_b
     """Every tensor must have the size its shape asks for, inside the file, before any memory is taken for it."""
     if header.keys() != manifest.tensors.keys():
         raise CheckpointError(f"{path} is corrupt: its tensors are not those of its manifest.")
-    needed = 0
+    parts = []
     for name, entry in header.items():
         try:
             shape, (begin, end) = entry["shape"], entry["data_offsets"]
-            honest = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-            honest = honest and math.prod(shape) * _ITEM_BYTES[entry["dtype"]] == end - begin
+            fits = len(shape) <= MAX_DIMENSIONS and all(
+                type(number) is int and 0 <= number <= MAX_FILE_BYTES for number in (*shape, begin, end)
+            )
+            fits = fits and math.prod(shape) * _ITEM_BYTES[entry["dtype"]] == end - begin
         except (KeyError, TypeError, ValueError):
-            honest = False
-        if not honest:
-            raise CheckpointError(f"{path} is corrupt: the size of tensor {name!r} does not follow from its shape.")
-        needed = max(needed, end)
+            fits = False
+        if not fits:
+            raise CheckpointError(
+                f"{path} is corrupt: the size of tensor {name[:100]!r} does not follow from its shape."
+            )
+        parts.append((begin, end))
+    needed = max((end for _, end in parts), default=0)
     if needed != data_bytes:
         state = "truncated" if needed > data_bytes else "corrupt"
         raise CheckpointError(f"{path} is {state}: its tensors take {needed} bytes and the file has {data_bytes}.")
+    # Tensors that share bytes would let a small file describe any number of large ones.
+    parts.sort()
+    if any(end != begin for (_, end), (begin, _) in zip([(0, 0), *parts], parts, strict=False)):
+        raise CheckpointError(f"{path} is corrupt: its tensors overlap, or leave bytes between them.")
+
+
+def _strict_json(text: bytes | str) -> Any:
+    """What JSON says; ``NaN`` and ``Infinity``, which Python would take, are a ``ValueError``."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON.")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def _record(entry: dict[str, Any], data: memoryview) -> TensorRecord:

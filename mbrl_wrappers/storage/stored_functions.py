@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from reprlib import repr as brief
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,13 +78,13 @@ def restore_function(described: dict[str, Any] | None) -> Callable[..., Any] | N
     name, constants = described["name"], described["constants"]
     if constants is None:
         raise FunctionNeeded(
-            f"The model was saved with the function {name!r}, which is not stored in the file: pass it again, "
+            f"The model was saved with the function {brief(name)}, which is not stored in the file: pass it again, "
             "as in load(path, reward_fn=...), or make it a frozen dataclass with @register_function before saving."
         )
     if name not in _FUNCTIONS:
         raise FunctionNeeded(
-            f"The model was saved with the function {name!r}, which is not registered here: import the module that "
-            "defines it before loading, or pass another in its place, as in load(path, reward_fn=...)."
+            f"The model was saved with the function {brief(name)}, which is not registered here: import the module "
+            "that defines it before loading, or pass another in its place, as in load(path, reward_fn=...)."
         )
     function: Callable[..., Any] = _FUNCTIONS[name](**{key: _from_json(value) for key, value in constants.items()})
     return function

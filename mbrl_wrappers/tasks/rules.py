@@ -1,7 +1,7 @@
 """When an episode ends: the rules of the tasks as functions of the successor observation.
 
 A predicted row that is not finite counts as a fall, never as a success: rules about health end such a row, rules
-about a goal do not, and :data:`never_terminates` keeps its word. Rollouts drop rows that are not finite anyway.
+about a goal do not, and :data:`never_terminates` ends none. Rollouts drop rows that are not finite anyway.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Bound:
 @register_function
 @dataclass(frozen=True)
 class Healthy:
-    """Whether a state is healthy, ``(B,)`` bool: every bound holds and the row is finite.
+    """Whether a state is healthy, ``(B,)`` bool: it is inside all bounds and the row is finite.
 
     Attributes:
         obs_size: ``O``.
-        bounds: what has to hold.
+        bounds: of the entries; of several for one entry the tightest counts.
         inclusive: whether the ends of the ranges are healthy (Ant, the pendulums) or not (Hopper, Walker2d,
             Humanoid): ``is_healthy`` of each task in gymnasium/envs/mujoco/*_v5.py.
     """

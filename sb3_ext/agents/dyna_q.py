@@ -40,13 +40,13 @@ class DynaQ(TabularAgent):
         outcomes_kept: of each pair, ``K``. 1 is the book's model of a deterministic world; a stochastic one needs some
             tens, of which each planning update draws one.
         compiled: plan by numba (extra ``numba``); by default where it is installed. Results are the same to the bit.
-        **arguments: those of :class:`~sb3_ext.agents.tabular_agent.TabularAgent` above and below, by name; SB3's are
-            ``stats_window_size``, ``tensorboard_log``, ``policy_kwargs`` (such as ``{"initial_value": 1.0}``),
-            ``verbose``, ``seed``, as in any SB3 agent.
+        **arguments: all others by name. Those of any SB3 agent are ``stats_window_size``, ``tensorboard_log``,
+            ``policy_kwargs`` (such as ``{"initial_value": 1.0}``), ``verbose`` and ``seed``.
 
     Raises:
         TypeError: for spaces that are not Discrete, naming what to do instead, and for VecNormalize.
-        ValueError: for impossible numbers.
+        ValueError: for impossible numbers; in ``learn`` for a reward that is not finite or a state outside of the
+            space, naming the environment and the step, before anything of that step is learned.
         ImportError: if ``compiled=True`` and numba is missing.
     """
 
@@ -95,7 +95,7 @@ class DynaQ(TabularAgent):
 
 
 class DynaQPlus(DynaQ):
-    r"""Dyna-Q+ (Sutton and Barto 2018, section 8.3): Dyna-Q that goes to see whether the world has changed.
+    r"""Dyna-Q+ (Sutton and Barto 2018, section 8.3): Dyna-Q with a bonus for pairs that were not tried for long.
 
     In planning the reward is :math:`r + \kappa \sqrt{\tau}`, with :math:`\tau` the number of real steps since the pair
     was last tried (since the beginning, if never). Planning draws *any* action of a visited state: one never tried

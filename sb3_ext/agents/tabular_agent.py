@@ -30,7 +30,7 @@ Agent = TypeVar("Agent", bound="TabularAgent")
 
 
 class TabularAgent(BaseAlgorithm):
-    """What Dyna-Q and its kin have in common; see :class:`~sb3_ext.agents.DynaQ` for the arguments.
+    """Base class of the tabular agents; see :class:`~sb3_ext.agents.DynaQ` for the arguments.
 
     It is a :class:`~stable_baselines3.common.base_class.BaseAlgorithm`, so ``save``, ``load``, ``set_env``, callbacks,
     loggers and ``evaluate_policy`` are SB3's own. Callbacks see each step as a rollout of one, as with

@@ -12,14 +12,12 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import DtypeObservation, FlattenObservation
-from safetensors import torch as safetensors_torch
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import mbrl_wrappers
 from controllers import MPCPolicy, PlanningProblem, RandomShooting
 from mbrl_wrappers import ModelEnv, ModelVectorEnv, TabularModel, TabularTransitions, Transitions, branched_rollout
 from mbrl_wrappers.models.value_iteration import backward_induction, policy_value
-from mbrl_wrappers.storage.file_format import CheckpointError
 
 LAKE = "FrozenLake-v1"
 
@@ -106,15 +104,48 @@ def test_draws_follow_the_counts_and_can_be_shared() -> None:
         model.step_shared(state, action, generator=generator(), groups=3)
 
 
-def test_extreme_draws_stay_within_their_pair() -> None:
-    # Ten thirds: cumulated probabilities that do not sum to 1 exactly.
-    model = TabularModel(spaces.Discrete(3), spaces.Discrete(2))
-    model.add([0] * 3, [0] * 3, [1.0] * 3, [0, 1, 2], [False] * 3)
-    tables = model._tables
-    for uniform, row in ((0.0, 0), (1 - 2**-53, 2)):
-        found = th.searchsorted(tables.edge, th.tensor([0.0], dtype=th.float64) + uniform, right=True)
-        assert found.clamp(tables.first[0], tables.first[1] - 1).item() == row
-    assert (tables.edge[:3] <= 1).all()
+@pytest.mark.parametrize(("uniform", "last"), [(0.0, False), (1 - 2**-53, True)])
+@pytest.mark.parametrize("outcomes", [3, 10, 49])
+def test_extreme_draws_stay_within_their_pair(
+    monkeypatch: pytest.MonkeyPatch, uniform: float, last: bool, outcomes: int
+) -> None:
+    """Cumulated thirds, tenths and forty-ninths do not sum to 1 exactly; every pair has its own successors."""
+    model = TabularModel(spaces.Discrete(2 * outcomes), spaces.Discrete(1))
+    for state in (0, 1, 2):
+        following = np.arange(outcomes) + (outcomes if state == 1 else 0)
+        model.add([state] * outcomes, [0] * outcomes, [0.0] * outcomes, following, [False] * outcomes)
+    monkeypatch.setattr(th, "rand", lambda size, **options: th.full((size,), uniform, dtype=th.float64))
+    state = model.reset(model.encode([0, 1, 2]), generator=generator())
+    _, said = model.step(state, th.ones(3, 1), generator=generator())
+    most = outcomes - 1 if last else 0
+    assert said.next_obs.argmax(1).tolist() == [most, outcomes + most, most]
+
+
+@pytest.mark.parametrize("form", ["sampled", "expected"])
+def test_what_is_counted_later_is_known_in_the_next_step(form: Any) -> None:
+    model = TabularModel(spaces.Discrete(2), spaces.Discrete(1), form=form, unseen_reward=-1.0)
+    obs, action = model.encode([0]), th.ones(1, 1)
+
+    def reward() -> float:
+        return model.step(model.reset(obs, generator=generator()), action, generator=generator())[1].reward.item()
+
+    rewards = [reward()]
+    model.add(0, 0, 3.0, 1, False)
+    rewards.append(reward())
+    model.fit(TabularTransitions.of(0, 0, 5.0, 1, False))
+    assert [*rewards, reward()] == [-1.0, 3.0, 5.0]
+
+
+def test_an_expected_row_ends_only_when_nothing_goes_on() -> None:
+    model = TabularModel(spaces.Discrete(1), spaces.Discrete(1), form="expected")
+    model.add([0] * 4, [0] * 4, [1.0] * 4, [0] * 4, [True, True, True, False])
+    state, steps = model.reset(model.encode([0]), generator=generator()), []
+    for _ in range(21):
+        state, said = model.step(state, th.ones(1, 1), generator=generator())
+        steps.append((said.reward.item(), said.terminated.item()))
+    assert steps[:3] == [(1.0, False), (0.25, False), (0.0625, False)]
+    # 4 ** -19 is above 1e-12 and 4 ** -20 below.
+    assert [ended for _, ended in steps] == [False] * 19 + [True] * 2
 
 
 def test_the_expected_form_carries_the_distribution() -> None:
@@ -259,21 +290,25 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, form: Any) -> None:
     assert loaded.num_transitions == 6
 
 
-@pytest.mark.parametrize("damage", [{"key": -1}, {"key": 99}, {"weight": 0.0}, {"reward_sum": float("nan")}])
-def test_counts_of_other_spaces_are_refused(damage: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("name", "row", "value"),
+    [
+        ("key", 0, -1),
+        ("key", 0, 99),
+        ("key", 1, 0),  # twice the same
+        ("key", -1, 16),  # one more than the last of 2 * 2 * 2 * 2
+        ("weight", 0, 0.0),
+        ("weight", 0, -1.0),
+        ("weight", 0, float("inf")),
+        ("reward_sum", 0, float("nan")),
+    ],
+)
+def test_counts_of_other_spaces_are_refused(name: str, row: int, value: float) -> None:
     config, tensors = small().to_checkpoint()
-    for name, value in damage.items():
-        tensors[name][0] = value
+    assert TabularModel.from_checkpoint(config, tensors).num_transitions == 5
+    tensors[name][row] = value
     with pytest.raises(ValueError, match="damaged"):
         TabularModel.from_checkpoint(config, tensors)
-
-
-def test_a_claim_of_huge_spaces_takes_no_memory(tmp_path: Path) -> None:
-    model = small()
-    model.state_space = spaces.Discrete(2**40)
-    with pytest.raises(CheckpointError, match="more than 10,000,000 entries"):
-        mbrl_wrappers.load(mbrl_wrappers.save(model, tmp_path / "huge"))
-    assert safetensors_torch.load_file(tmp_path / "huge.safetensors")["model.key"].dtype == th.int64
 
 
 @pytest.mark.parametrize(

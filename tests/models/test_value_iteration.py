@@ -26,6 +26,16 @@ def test_values_are_the_geometric_sums() -> None:
     assert solution.predict(np.array([1, 2]))[0].tolist() == [5, 5]
 
 
+def test_sweeps_stop_when_no_value_changes_by_more_than_the_tolerance() -> None:
+    ends = TabularMDP(csr_array((1, 1)), np.array([[3.0]]), np.ones((1, 1), np.bool_))
+    exact = value_iteration(ends, 0.5, tolerance=0.0)
+    assert (exact.iterations, exact.residual, exact.value.tolist()) == (2, 0.0, [3.0])
+    assert value_iteration(ends, 0.5, tolerance=3.0).iterations == 1
+    goes_on = ends._replace(transition=csr_array([[1.0]]))
+    rough = value_iteration(goes_on, 0.5, tolerance=0.75)  # changes of 3, 1.5, 0.75
+    assert (rough.iterations, rough.residual, rough.value.tolist()) == (3, 0.75, [5.25])
+
+
 def test_a_time_limit_is_counted_down() -> None:
     values, actions = backward_induction(two_states(), 3, 0.5)
     assert values.tolist() == [[0.0, 0.0], [1.0, 2.0], [1.5, 3.0], [1.75, 3.5]]

@@ -156,6 +156,65 @@ def test_sweeping_carries_a_surprise_back_at_once() -> None:
     assert agent.policy.q_table[2].tolist() == [0.5, 1.0]
 
 
+def test_errors_are_summed_without_their_signs() -> None:
+    tables, q = memory()
+    q[0, 0] = 4.0
+    remember(tables, 1, pair=0, state=0, reward=1.0, next_state=1, alive=0.0)
+    remember(tables, 1, pair=2, state=1, reward=2.0, next_state=1, alive=0.0)
+    assert plan(tables, [0.0, 0.0, 0.0, 0.5, 0.0, 0.0], 2, 1, 0.5, 0.9, PLAIN) == 3.0 + 2.0
+
+
+def test_sweeping_aims_at_the_mean_of_what_is_kept() -> None:
+    agent = PrioritizedSweeping("TabularPolicy", Chain(), 1.0, 0.5, planning_steps=1, outcomes_kept=3, seed=0)
+    agent.learn(0)
+    agent.policy.q_table[2] = 8.0
+    values = []
+    for reward, following, terminated in ((1.0, 2, False), (7.0, 2, True), (0.0, 0, False), (4.0, 2, True)):
+        agent._learn_from(1, 0, reward, following, terminated)
+        values.append(agent.policy.q_table[1, 0].item())
+    # 1 + 0.5 * 8; then with 7; then with 0; then 4 in place of the first.
+    assert values == [5.0, 6.0, 4.0, pytest.approx(11 / 3)]
+
+
+def test_a_pair_that_ends_in_a_state_does_not_lead_to_it() -> None:
+    agent = PrioritizedSweeping("TabularPolicy", Chain(), 1.0, 0.5, planning_steps=9, seed=0)
+    agent.learn(0)
+    agent._learn_from(1, 1, 0.0, 2, False)
+    agent._learn_from(3, 1, 0.0, 2, True)
+    assert agent._leading_to(2) == [3]
+    agent._learn_from(2, 0, 1.0, 0, True)
+    assert agent.policy.q_table.tolist() == [[0.0, 0.0], [0.0, 0.5], [1.0, 0.0], [0.0, 0.0]]
+
+
+def test_sweeping_leaves_small_errors_alone() -> None:
+    agent = PrioritizedSweeping("TabularPolicy", Chain(), 1.0, 0.5, planning_steps=9, threshold=0.25, seed=0)
+    agent.learn(0)
+    agent._learn_from(1, 1, 0.0, 2, False)
+    agent._learn_from(2, 0, 0.25, 0, True)  # exactly the threshold
+    assert not agent.policy.q_table.any()
+    agent._learn_from(2, 0, 0.5, 0, True)  # a half of it for the pair before is the threshold again
+    assert agent.policy.q_table[:, 0].tolist() == [0.0, 0.0, 0.5, 0.0]
+    assert agent.num_planning_updates == 1
+
+
+def test_logged_errors_are_means_since_the_last_row() -> None:
+    agent = DynaQ("TabularPolicy", Chain(), learning_rate=0.5, gamma=0.5, planning_steps=2, seed=0)
+    agent.learn(0)
+    seen: list[dict[str, float]] = []
+    agent.logger.dump = lambda step=0: (
+        seen.append(dict(agent.logger.name_to_value)) or agent.logger.name_to_value.clear()
+    )  # type: ignore[func-returns-value, method-assign]
+    agent._learn_from(0, 0, -8.0, 0, True)  # 0 -> -4, then -6 and -7 in planning
+    agent.dump_logs()
+    assert (seen[0]["train/td_error"], seen[0]["train/planning_td_error"]) == (8.0, (4.0 + 2.0) / 2)
+    agent._learn_from(0, 0, -8.0, 0, True)
+    agent._learn_from(0, 0, -8.0, 0, True)
+    agent.dump_logs()
+    assert seen[1]["train/td_error"] == (1.0 + 0.125) / 2
+    assert seen[1]["train/planning_td_error"] == (0.5 + 0.25 + 0.0625 + 0.03125) / 4
+    assert (seen[1]["train/n_updates"], seen[1]["train/known_pairs"]) == (3, 1)
+
+
 def test_sweeping_forgets_the_way_that_closed() -> None:
     agent = PrioritizedSweeping("TabularPolicy", Chain(), 1.0, 0.5, planning_steps=30, seed=0)
     agent.learn(0)

@@ -1,8 +1,9 @@
-"""The smallest model and function that can be stored."""
+"""The smallest models and functions that can be stored, and files with altered contents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from mbrl_wrappers.storage import checkpoint
+from mbrl_wrappers.models.ensemble import EnsembleDynamics
+from mbrl_wrappers.storage import checkpoint, file_format
 from mbrl_wrappers.storage.checkpoint import register_model
 
 
@@ -59,3 +61,15 @@ def affine_model() -> Affine:
     with th.random.fork_rng():
         th.manual_seed(0)
         return Affine(nn.Linear(3, 2), Weighted(0.1))
+
+
+def small_ensemble() -> EnsembleDynamics:
+    """Five members with one hidden layer of four."""
+    box = spaces.Box(-1, 1, (3,))
+    return EnsembleDynamics(box, spaces.Box(-1, 1, (1,)), hidden=(4,), device="cpu")
+
+
+def alter(path: Path, config: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the file anew, as an honest writer of other contents would."""
+    manifest, stored = file_format.read(path)
+    file_format.write(path, manifest.kind, {**manifest.config, **config}, {**stored, **(tensors or {})})

@@ -17,8 +17,7 @@ import torch as th
 
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.seeding import torch_generator
-from mbrl_wrappers.storage import checkpoint
-from mbrl_wrappers.storage import file_format as checkpoint_file
+from mbrl_wrappers.storage import checkpoint, file_format
 from mbrl_wrappers.storage.checkpoint import load, load_starts, read_manifest, register_model, save
 from mbrl_wrappers.tasks import task_functions
 from mbrl_wrappers.types import Prediction
@@ -77,8 +76,8 @@ def test_the_suffix_is_appended_once(model: Affine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3, 4)])
 def test_tensors_of_any_dtype_and_shape_round_trip(dtype: th.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
     tensor = (th.arange(max(1, int(np.prod(shape)))) % 2).to(dtype)[: int(np.prod(shape))].reshape(shape)
-    checkpoint_file.write(tmp_path / "t", "kind", {}, {"a": tensor, "b": tensor})
-    manifest, tensors = checkpoint_file.read(tmp_path / "t")
+    file_format.write(tmp_path / "t", "kind", {}, {"a": tensor, "b": tensor})
+    manifest, tensors = file_format.read(tmp_path / "t")
     assert tensors["a"].dtype == dtype
     assert th.equal(tensors["a"], tensor)
     assert manifest.tensors["a"].shape == shape
@@ -86,8 +85,8 @@ def test_tensors_of_any_dtype_and_shape_round_trip(dtype: th.dtype, shape: tuple
 
 def test_strided_and_shared_tensors_are_stored(tmp_path: Path) -> None:
     base = th.arange(12.0).reshape(3, 4)
-    checkpoint_file.write(tmp_path / "t", "kind", {}, {"whole": base, "transposed": base.T, "row": base[1]})
-    tensors = checkpoint_file.read(tmp_path / "t")[1]
+    file_format.write(tmp_path / "t", "kind", {}, {"whole": base, "transposed": base.T, "row": base[1]})
+    tensors = file_format.read(tmp_path / "t")[1]
     assert th.equal(tensors["transposed"], base.T)
     assert th.equal(tensors["row"], base[1])
 
@@ -150,6 +149,35 @@ def test_a_function_that_cannot_be_stored_must_be_given_again(model: Affine, tmp
     assert load(path, reward_fn=model.reward_fn).reward_fn is model.reward_fn
 
 
+def test_a_model_that_says_why_cannot_be_saved(model: Affine, tmp_path: Path) -> None:
+    model.not_storable = "it lives in a process"  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"^Affine cannot be saved: it lives in a process\.$"):
+        save(model, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
+    monkeypatch.setattr(th.cuda, "is_available", lambda: available)
+    assert checkpoint.resolve_device("auto") == th.device("cuda" if available else "cpu")
+    assert checkpoint.resolve_device("cuda:1") == th.device("cuda", 1)
+    assert checkpoint.resolve_device(th.device("cpu")) == th.device("cpu")
+
+
+def test_the_data_of_a_file_is_aligned(tmp_path: Path) -> None:
+    for length in range(8):
+        file_format.write(tmp_path / "t", "k" * length, {}, {"a": th.ones(2)})
+        raw = (tmp_path / "t").read_bytes()
+        assert int.from_bytes(raw[:8], "little") % 8 == 0
+        assert raw[-8:] == np.ones(2, np.float32).tobytes()
+
+
+def test_folders_are_made_and_names_need_not_be_strings(model: Affine, tmp_path: Path) -> None:
+    path = save(model, str(tmp_path / "a" / "b" / "m"))
+    assert path == tmp_path / "a" / "b" / "m.safetensors"
+    assert load(path.with_suffix("")).layer.out_features == 2
+
+
 def test_an_unregistered_class_cannot_be_saved(model: Affine, tmp_path: Path) -> None:
     class Unknown(Affine):
         pass
@@ -179,16 +207,16 @@ def test_a_configuration_must_be_strict_json(
 _KILLED = """
 import os, signal, sys
 import torch as th
-from mbrl_wrappers.storage import file_format as checkpoint_file
+from mbrl_wrappers.storage import file_format
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "before the data is on the disk":
-    checkpoint_file.os.fsync = die
+    file_format.os.fsync = die
 elif sys.argv[2] == "before the rename":
-    checkpoint_file.Path.replace = die
-checkpoint_file.write(checkpoint_file.Path(sys.argv[1]), "test-affine", {}, {"model.weight": th.zeros(1000)})
+    file_format.Path.replace = die
+file_format.write(file_format.Path(sys.argv[1]), "test-affine", {}, {"model.weight": th.zeros(1000)})
 """
 
 
@@ -213,7 +241,7 @@ def test_a_failed_save_leaves_the_previous_file_and_no_rest(
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_file.os, "fsync", full_disk)
+    monkeypatch.setattr(file_format.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(model, path)
     assert path.read_bytes() == before

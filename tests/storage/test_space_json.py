@@ -47,7 +47,16 @@ def test_box_round_trips_exactly(space: spaces.Box) -> None:
     np.testing.assert_array_equal(restored.bounded_above, space.bounded_above)
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Discrete(3, start=-7), spaces.Discrete(2, start=5)])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(4),
+        spaces.Discrete(3, start=-7),
+        spaces.Discrete(2, start=5),
+        spaces.Discrete(4, start=2**63 - 4),
+        spaces.Discrete(127, start=-128, dtype=np.int8),
+    ],
+)
 def test_discrete_round_trips(space: spaces.Discrete) -> None:
     restored = space_from_json(json.loads(json.dumps(space_to_json(space))))
     assert restored == space
@@ -61,8 +70,9 @@ def test_equal_bounds_are_written_once() -> None:
 
 
 def test_other_spaces_are_refused() -> None:
-    with pytest.raises(TypeError, match="only Discrete and Box"):
-        space_to_json(spaces.MultiBinary(3))
+    for space in (spaces.MultiBinary(3), spaces.MultiDiscrete([2, 2]), spaces.Box(-1, 1, (2,), np.longdouble)):
+        with pytest.raises(TypeError, match="only Discrete and Box"):
+            space_to_json(space)
 
 
 _BOX = space_to_json(spaces.Box(-1, 1, (2,), np.float32))
@@ -80,8 +90,39 @@ _BOX = space_to_json(spaces.Box(-1, 1, (2,), np.float32))
         {**_BOX, "low": "zero"},
         {**_BOX, "low": 2},
         {**_BOX, "dtype": "no such dtype"},
+        {**_BOX, "dtype": "float128"},
+        {**_BOX, "dtype": "bool"},
+        {**_BOX, "dtype": ["float32"]},
+        {**_BOX, "dtype": None},
+        {**_BOX, "shape": [True]},
+        {**_BOX, "shape": None},
+        {**_BOX, "shape": 2},
+        {**_BOX, "shape": "2"},
+        {**_BOX, "low": "inf"},
+        {**_BOX, "high": "-inf"},
+        {**_BOX, "low": True},
+        {**_BOX, "low": None},
+        {**_BOX, "low": [0.0, None]},
+        {**_BOX, "low": float("nan")},
+        {**_BOX, "high": float("inf")},
+        {**_BOX, "high": 1e300},  # infinite in float32
+        {**_BOX, "high": 10**400},
+        {**_BOX, "high": 0.1},  # no number of float32
+        {**_BOX, "low": 0, "high": 2.5, "dtype": "int32"},
+        {**_BOX, "low": -1, "high": 2, "dtype": "uint8"},
+        {**_BOX, "low": 0, "high": 256, "dtype": "uint8"},
         {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"},
         {"type": "Discrete", "n": "4", "start": 0, "dtype": "int64"},
+        {"type": "Discrete", "n": True, "start": 0, "dtype": "int64"},
+        {"type": "Discrete", "n": 4.0, "start": 0, "dtype": "int64"},
+        {"type": "Discrete", "n": -4, "start": 0, "dtype": "int64"},
+        {"type": "Discrete", "n": 4, "start": 0.5, "dtype": "int64"},
+        {"type": "Discrete", "n": 4, "start": True, "dtype": "int64"},
+        {"type": "Discrete", "n": 4, "start": 2**63 - 3, "dtype": "int64"},
+        {"type": "Discrete", "n": 4, "start": -1, "dtype": "uint8"},
+        {"type": "Discrete", "n": 128, "start": -100, "dtype": "int8"},
+        {"type": "Discrete", "n": 4, "start": 0, "dtype": "float32"},
+        {"type": "MultiDiscrete", "nvec": [10**12], "start": [0], "dtype": "int64"},
     ],
 )
 def test_wrong_descriptions_are_value_errors(described: dict[str, Any]) -> None:

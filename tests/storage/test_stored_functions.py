@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,21 @@ def test_constants_round_trip_through_strict_json() -> None:
 def test_numpy_numbers_become_numbers() -> None:
     described = describe_function(Inner(np.float32(0.1)))  # type: ignore[arg-type]
     assert described == {"name": "Inner", "constants": {"scale": float(np.float32(0.1))}}
+
+
+def test_what_a_constructor_does_not_take_is_not_stored() -> None:
+    @register_function
+    @dataclass(frozen=True)
+    class Derived:
+        weight: float
+        doubled: float = field(init=False)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "doubled", 2 * self.weight)
+
+    described = describe_function(Derived(3.0))  # type: ignore[arg-type]
+    assert described == {"name": "Derived", "constants": {"weight": 3.0}}
+    assert restore_function(described).doubled == 6.0  # type: ignore[union-attr]
 
 
 def test_none_is_none() -> None:

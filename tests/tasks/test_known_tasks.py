@@ -221,3 +221,26 @@ def test_centre_of_mass_velocity_by_hand() -> None:
     row[0, 26:32] = th.tensor([0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
     # (0, 0, 5) x (0, 2, 0) = (-10, 0, 0), so (1 * 7 - 10 + 3 * -1) / 4
     assert velocity(row, row).tolist() == [-1.5]
+
+
+def test_double_pendulum_s_reward_by_hand() -> None:
+    reward_fn = task_functions(gymnasium.make("InvertedDoublePendulum-v5")).reward_fn
+    assert reward_fn is not None
+    quarter = np.pi / 6  # both poles to the right: the upper one by 90 degrees
+    row = [0.5, np.sin(quarter), np.sin(2 * quarter), np.cos(quarter), np.cos(2 * quarter), 7.0, 3.0, -2.0, 9.0]
+    rows = th.tensor([row, [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]], dtype=th.float64)
+    x, y = 0.5 + 0.6 * 0.5 + 0.6 * 1.0, 0.6 * np.cos(quarter)
+    fallen = -0.01 * x**2 - (y - 2) ** 2 - 1e-3 * 3.0**2 - 5e-3 * 2.0**2
+    upright = 10 - (1.2 - 2) ** 2
+    assert reward_fn(rows, th.zeros(2, 1), rows).tolist() == pytest.approx([fallen, upright], abs=1e-12)
+
+
+def test_pusher_s_reward_by_hand() -> None:
+    reward_fn = task_functions(
+        gymnasium.make("Pusher-v5", reward_near_weight=2.0, reward_dist_weight=3.0, reward_control_weight=0.5)
+    ).reward_fn
+    assert reward_fn is not None
+    row = th.zeros(1, 23, dtype=th.float64)
+    row[0, 14:17], row[0, 17:20] = th.tensor([1.0, 2.0, 2.0]), th.tensor([1.0, 2.0, 0.0])
+    row[0, 20:23] = th.tensor([1.0, 5.0, 4.0])
+    assert reward_fn(row, th.full((1, 7), 2.0), row).tolist() == [-(2.0 * 2.0 + 3.0 * 5.0 + 0.5 * 28.0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -21,6 +22,14 @@ def test_hand_computed(dtype: th.dtype) -> None:
 def test_without_a_target_it_is_the_distance_from_the_origin() -> None:
     value = QuadraticReward((1.0, 0.0))(th.zeros(1, 2), th.ones(1, 1), th.tensor([[3.0, 100.0]]))
     assert value.tolist() == [-9.0]
+
+
+def test_actions_are_squared_in_the_dtype_of_the_observation() -> None:
+    following, action = th.zeros(1, 1, dtype=th.float64), th.tensor([[0.1]])
+    exact = -(float(np.float32(0.1)) ** 2)
+    assert QuadraticReward((1.0,), action_weight=1.0)(following, action, following).item() == exact
+    whole = QuadraticReward((1.0,), action_weight=0.5)(following, th.tensor([[3]]), following)
+    assert whole.tolist() == [-4.5]
 
 
 def test_wrong_sizes_raise() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_wrappers.tasks import AngleObservation, ForwardVelocityObservation, never_terminates, task_functions
+from mbrl_wrappers.tasks.rules import Bound, Healthy
 
 SMALL_HUMANOID = {f"include_{part}_in_observation": False for part in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")}
 NO_ACTION = th.zeros(0)
@@ -122,6 +123,22 @@ def test_double_pendulum_ends_at_a_tip_height_of_one() -> None:
     for a in (angle - 1e-3, angle + 1e-3):
         rows.append([0, np.sin(a), 0, np.cos(a), 1, 0, 0, 0, 0])
     assert ends(gymnasium.make("InvertedDoublePendulum-v5"), rows) == [False, True]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_of_several_bounds_the_tightest_counts(flipped: bool) -> None:
+    bounds = (Bound(0, 3, -5.0, 5.0), Bound(1, 2, -1.0, 9.0), Bound(2, 3, -9.0, 2.0))
+    healthy = Healthy(3, bounds[::-1] if flipped else bounds, inclusive=True)
+    rows = th.tensor([[-5.0, 0, 0], [-5.1, 0, 0], [0, -1.1, 0], [0, 5.1, 0], [0, 5, 0], [0, 0, -5.1], [0, 0, 2.1]])
+    assert healthy(rows).tolist() == [True, False, False, False, True, False, False]
+    assert Healthy(3, bounds)(rows[[0, 4]]).tolist() == [False, False]
+
+
+def test_acrobot_ends_where_both_angles_say_so() -> None:
+    first, second = np.array([np.pi, 2.0, 2.0, np.pi]), np.array([0.0, 1.0, -1.0, np.pi])
+    rows = np.stack([np.cos(first), np.sin(first), np.cos(second), np.sin(second), 0 * first, 0 * first], 1)
+    height = -np.cos(first) - np.cos(first + second)
+    assert ends(gymnasium.make("Acrobot-v1"), rows) == (height > 1).tolist() == [True, True, False, False]
 
 
 FALLING = [
