@@ -3,6 +3,7 @@
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.agent_prior import AgentPrior
 from sb3_ext.agent_value import AgentValue
+from sb3_ext.averaged_actor import ActWithAverage, AveragedActor, WithAveragedActor
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback
 from sb3_ext.dyna_config import DynaConfig
@@ -10,13 +11,16 @@ from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
 from sb3_ext.vec_env import ModelVecEnv
 
 __all__ = [
+    "ActWithAverage",
     "AgentPolicy",
     "AgentPrior",
     "AgentValue",
+    "AveragedActor",
     "DynaCallback",
     "DynaConfig",
     "ImaginationConfig",
     "MixedReplayBuffer",
     "ModelVecEnv",
+    "WithAveragedActor",
     "learn_in_imagination",
 ]

@@ -28,7 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="enjoy.py", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("run", type=Path, help="run folder that train.py made, or a zip inside one")
-    add("--load-best", action="store_true", help=f"take {BEST_AGENT_FILE} of the folder, not the last agent")
+    add("--load-best", action="store_true", help=f"take the best agent of the folder ({BEST_AGENT_FILE}), not the last")
+    add("--averaged", action="store_true", help="take the average of the run's actors, not the last (or best) actor")
     add("--n-episodes", type=int, default=5, help="episodes to play (default 5)")
     add("--seed", type=int, default=30_000, help="of the starts (default 30000: none of train.py's)")
     add("--device", default="auto", help="torch device")
@@ -69,7 +70,7 @@ def enjoy(args: argparse.Namespace) -> None:
         raise ValueError(f"--n-episodes must be at least 1, got {args.n_episodes}.")
     if args.video and args.model:
         raise ValueError("A model has no picture: give --video or --model, not both.")
-    found = find_agent(args.run, best=args.load_best)
+    found = find_agent(args.run, best=args.load_best, averaged=args.averaged)
     summary = found.run.summary
     vec_env = found.make_env(args.seed)
     agent = found.load(vec_env, trust=args.trust, device=args.device)

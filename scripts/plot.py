@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from scripts.runs.reading import find_runs, group_runs
+from scripts.runs.reading import POLICIES, find_runs, group_runs
 from scripts.runs.run_folder import MODEL_FILE
 
 
@@ -22,7 +22,7 @@ def returns(args: argparse.Namespace) -> list[Path]:
     """Draw return against real steps of all runs given."""
     from scripts.pictures.learning_curves import plot_returns, read_marks
 
-    groups = group_runs(find_runs(args.runs))
+    groups = group_runs(find_runs(args.runs, POLICIES[args.policy]))
     marks = read_marks(args.marks) if args.marks else []
     args.output.parent.mkdir(parents=True, exist_ok=True)
     plot_returns(groups, args.output, marks, args.max_step)
@@ -69,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, default=Path("returns.png"), help="PNG file")
     command.add_argument("--marks", type=Path, help="CSV with published scores: task,label,step,value[,error]")
     command.add_argument("--max-step", type=float, default=None, help="where the horizontal axis ends")
+    policy = "whose evaluations: the agent's own (raw), those of the average of its actors, or both as two arms"
+    command.add_argument("--policy", choices=POLICIES, default="raw", help=policy)
     command.set_defaults(run_command=returns)
     command = commands.add_parser("model", help="model error against horizon, and real beside imagined trajectories")
     command.add_argument("run", type=Path, help="run folder of an agent trained with a model")

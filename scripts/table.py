@@ -22,7 +22,7 @@ if not __package__:  # run as a file: imports start at the checkout
 
 from scripts.planning.table import acted_on_plans, plans_table
 from scripts.runs.interval import stratified_bootstrap
-from scripts.runs.reading import Run, find_runs, group_runs
+from scripts.runs.reading import POLICIES, Run, find_runs, group_runs
 from scripts.training.phases import PHASES
 
 Mark: TypeAlias = float | tuple[float, float]
@@ -113,9 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     marks = "real steps at which scores are given, or 10000-20000 for the mean of the evaluations in between"
     parser.add_argument("--marks", nargs="*", type=read_mark, default=[], help=marks)
     parser.add_argument("--goal", type=float, help="also the real steps that each seed took to this return")
+    policy = "whose evaluations: the agent's own (raw), those of the average of its actors, or both as two arms"
+    parser.add_argument("--policy", choices=POLICIES, default="raw", help=policy)
     args = parser.parse_args(argv)
     try:
-        runs = find_runs(args.runs)
+        runs = find_runs(args.runs, POLICIES[args.policy])
         learned = [run for run in runs if not acted_on_plans(run.summary)]
         tables = learning_tables(learned, args.marks, args.goal) if learned else []
     except ValueError as error:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from scripts.runs.interval import FloatArray
 from scripts.runs.run_folder import SUMMARY_FILE
+
+Policy: TypeAlias = Literal["raw", "averaged"]
+"""Whose evaluations are meant: the agent's own or those of the average of its actors."""
+POLICIES: Mapping[str, tuple[Policy, ...]] = {"raw": ("raw",), "averaged": ("averaged",), "both": ("raw", "averaged")}
+"""What ``--policy`` of ``table.py`` and ``plot.py`` stands for."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,14 @@ class Run:
         summary: the content of ``summary.json``.
         steps: ``(evaluations,)`` real steps.
         returns: ``(evaluations,)`` mean return of each evaluation.
+        policy: whose evaluations these are.
     """
 
     folder: Path
     summary: dict[str, Any]
     steps: FloatArray
     returns: FloatArray
+    policy: Policy = "raw"
 
     @property
     def task(self) -> str:
@@ -38,7 +45,8 @@ class Run:
     @property
     def arm(self) -> str:
         """The arm's name; runs of one arm and task differ in their seed only."""
-        return str(self.summary["arm"])
+        name = str(self.summary["arm"])
+        return name if self.policy == "raw" else f"{name}, averaged"
 
     @property
     def seed(self) -> int:
@@ -57,8 +65,12 @@ class Run:
         return float(self.returns[inside].mean()) if inside.any() and self.steps[-1] >= end else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, policy: Policy = "raw") -> Run:
     """Read one run folder.
+
+    Args:
+        folder: the folder.
+        policy: whose evaluations to read; a run without an average has none of the averaged actor.
 
     Raises:
         ValueError: if it holds no readable summary.
@@ -72,10 +84,10 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if "evaluations" not in summary:
         raise ValueError(f"{path} was not written by train.py: it holds no evaluations.")
-    evaluations = summary["evaluations"]
+    evaluations = summary["evaluations"] if policy == "raw" else summary.get("averaged_evaluations", [])
     steps = np.array([evaluation["real_steps"] for evaluation in evaluations], dtype=np.float64)
     returns = np.array([np.mean(evaluation["returns"]) for evaluation in evaluations], dtype=np.float64)
-    return Run(folder, summary, steps, returns)
+    return Run(folder, summary, steps, returns, policy)
 
 
 def existing(paths: Iterable[Path]) -> list[Path]:
@@ -91,17 +103,24 @@ def existing(paths: Iterable[Path]) -> list[Path]:
     return paths
 
 
-def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """All runs in or below the given folders, each once, those without an evaluation left out.
+def find_runs(paths: Iterable[Path], policies: Sequence[Policy] = ("raw",)) -> list[Run]:
+    """All runs in or below the given folders, each once per policy, those without an evaluation left out.
+
+    Args:
+        paths: run folders, or folders above them.
+        policies: whose evaluations to read.
 
     Raises:
         ValueError: if a folder does not exist, or there are no runs.
     """
     paths = existing(paths)
-    folders = {found.parent.resolve() for path in paths for found in path.rglob(SUMMARY_FILE)}
-    runs = [run for run in map(read_run, sorted(folders)) if len(run.steps)]
+    folders = sorted({found.parent.resolve() for path in paths for found in path.rglob(SUMMARY_FILE)})
+    runs = [run for policy in policies for folder in folders if len((run := read_run(folder, policy)).steps)]
     if not runs:
-        raise ValueError("No run with an evaluation found; give folders that train.py made (or their parents).")
+        of_average = "" if "raw" in policies else " of the averaged actor (train.py --average-steps)"
+        raise ValueError(
+            f"No run with an evaluation{of_average} found; give folders that train.py made (or their parents)."
+        )
     return runs
 
 
@@ -130,8 +149,12 @@ def group_runs(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
 
 def _differences(one: Run, other: Run) -> list[str]:
     """What sets two runs apart besides seed, length and machine."""
-    keys = ("algorithm", "backend", "with_model", "env_kwargs")
+    keys: tuple[str, ...] = ("algorithm", "backend", "with_model", "env_kwargs")
+    if one.policy == "averaged":
+        keys = (*keys, "average_steps")
     found = [key for key in keys if one.summary.get(key) != other.summary.get(key)]
+    if sorted(one.summary.get("use_average") or []) != sorted(other.summary.get("use_average") or []):
+        found.append("use_average")
     mine, theirs = one.summary["hyperparameters"], other.summary["hyperparameters"]
     names = sorted({*mine, *theirs} - {"n_timesteps"})
     return found + [name for name in names if mine.get(name) != theirs.get(name)]

@@ -14,6 +14,8 @@ from scripts.runs.env_id import safe_name
 MODEL_FILE = "dynamics.safetensors"
 SUMMARY_FILE = "summary.json"
 BEST_AGENT_FILE = "best_model.zip"  # as SB3's EvalCallback calls it
+AVERAGED_AGENT_FILE = "averaged_model.zip"  # the last agent with the average of its actors
+BEST_AVERAGED_AGENT_FILE = "best_averaged_model.zip"
 
 
 def new_run_folder(log_folder: Path, algo: str, env_id: str, tag: str = "") -> Path:

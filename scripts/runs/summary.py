@@ -58,7 +58,12 @@ class Evaluation:
 
 @dataclass
 class RunSummary:
-    """The content of ``summary.json``; ``finished`` is false until the last step was taken and saved."""
+    """The content of ``summary.json``; ``finished`` is false until the last step was taken and saved.
+
+    ``evaluations`` are those of the agent itself, ``averaged_evaluations`` those of the average of its actors, taken at
+    the same real steps; ``average_steps`` is the average's time constant in real steps, 0 without one, and
+    ``use_average`` says whether the average took the real steps (``acting``) or those in the model (``branching``).
+    """
 
     task: str
     algorithm: str
@@ -84,10 +89,18 @@ class RunSummary:
     model: dict[str, Any] = field(default_factory=dict)
     planning: dict[str, Any] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
+    average_steps: int = 0
+    use_average: list[str] = field(default_factory=list)
+    averaged_final_return: float | None = None
+    averaged_best_return: float | None = None
+    averaged_evaluations: list[Evaluation] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Write ``folder/summary.json`` in one step."""
         if self.evaluations:
             self.final_return = self.evaluations[-1].mean
             self.best_return = max(evaluation.mean for evaluation in self.evaluations)
+        if self.averaged_evaluations:
+            self.averaged_final_return = self.averaged_evaluations[-1].mean
+            self.averaged_best_return = max(evaluation.mean for evaluation in self.averaged_evaluations)
         write_json_atomically(folder / SUMMARY_FILE, asdict(self))

@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.runs.reading import Run, read_run
-from scripts.runs.run_folder import BEST_AGENT_FILE, agent_file_name
+from scripts.runs.run_folder import AVERAGED_AGENT_FILE, BEST_AGENT_FILE, BEST_AVERAGED_AGENT_FILE, agent_file_name
 from scripts.training.algorithms import ON_POLICY, agent_class, readable_policy_kwargs
 from scripts.training.environments import make_real_vec_env
 
@@ -68,12 +68,13 @@ class AgentFile:
         return agent
 
 
-def find_agent(path: Path, *, best: bool = False) -> AgentFile:
+def find_agent(path: Path, *, best: bool = False, averaged: bool = False) -> AgentFile:
     """The agent of a run folder, or of a zip inside one.
 
     Args:
         path: run folder or zip.
-        best: of a folder, take ``best_model.zip`` in place of the last agent.
+        best: of a folder, take the best agent in place of the last one.
+        averaged: of a folder, take the average of the actors in place of the actor itself.
 
     Raises:
         ValueError: if there is no such file or no ``summary.json`` beside it.
@@ -82,7 +83,11 @@ def find_agent(path: Path, *, best: bool = False) -> AgentFile:
         raise ValueError(f"There is no {path}: name a run folder that train.py made, or a zip inside one.")
     folder = path if path.is_dir() else path.parent
     run = read_run(folder)
-    zip_path = (folder / (BEST_AGENT_FILE if best else agent_file_name(run.task))) if path.is_dir() else path
+    if averaged:
+        name = BEST_AVERAGED_AGENT_FILE if best else AVERAGED_AGENT_FILE
+    else:
+        name = BEST_AGENT_FILE if best else agent_file_name(run.task)
+    zip_path = folder / name if path.is_dir() else path
     if not zip_path.is_file():
         there = ", ".join(sorted(entry.name for entry in folder.glob("*.zip"))) or "none"
         raise ValueError(f"There is no {zip_path}; agents in that folder: {there}.")

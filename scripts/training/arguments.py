@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
 
@@ -24,6 +24,8 @@ class TrainArguments(LearningArguments):
     backend: str = "sb3"
     model: bool = True
     updates_per_step: float | None = None
+    average_steps: int = -1
+    use_average: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,6 +34,12 @@ class TrainArguments(LearningArguments):
         check_counts({"-n": self.n_timesteps, "--eval-freq": self.eval_freq, "--save-freq": self.save_freq})
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             raise ValueError(f"--updates-per-step must be positive, got {self.updates_per_step}.")
+        if self.average_steps < -1:
+            raise ValueError(f"--average-steps must be at least 1, 0 for none or -1, got {self.average_steps}.")
+        if self.use_average and self.average_steps == 0:
+            raise ValueError("--use-average needs an average: leave --average-steps out, or give at least 1.")
+        if "branching" in self.use_average and not self.model:
+            raise ValueError("--use-average branching is about branches in the model: leave out --no-model.")
 
     @property
     def arm(self) -> str:
@@ -63,6 +71,20 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         help="agent updates per real step; replaces gradient_steps of the YAML file",
+    )
+    add(
+        "--average-steps",
+        type=int,
+        default=-1,
+        help="real steps over which the actor is averaged, to be evaluated beside it (-1: 200 for off-policy agents, "
+        "0: no average)",
+    )
+    add(
+        "--use-average",
+        nargs="+",
+        choices=("acting", "branching"),
+        default=[],
+        help="let the averaged actor take the real steps, or those inside the model, or both",
     )
     return parser
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from scripts.training.algorithms import ON_POLICY
@@ -15,8 +16,11 @@ from scripts.training.phases import PhaseClock
 from scripts.training.run import TrainingRun
 
 if TYPE_CHECKING:
-    from sb3_ext import DynaCallback
+    from sb3_ext import AveragedActor, DynaCallback
     from scripts.training.learned_model import LearnedModel
+
+
+AVERAGE_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,46 @@ class DynaParts:
     agent: BaseAlgorithm
     model: LearnedModel
     dyna: DynaCallback
+
+
+def average_steps(plan: TrainingRun) -> int:
+    """Real steps over which the actor is averaged; 0 for no average.
+
+    Raises:
+        ValueError: if an average was asked for and the agent is on-policy.
+    """
+    asked = plan.args.average_steps
+    if plan.args.algo not in ON_POLICY:
+        return AVERAGE_STEPS if asked == -1 else asked
+    if asked > 0 or plan.args.use_average:
+        raise ValueError(
+            f"--average-steps and --use-average are for off-policy agents; leave them out with {plan.args.algo}."
+        )
+    return 0
+
+
+def averaged_actor(plan: TrainingRun) -> AveragedActor | None:
+    """The average of the actor that is evaluated beside it, if there is to be one."""
+    from sb3_ext import AveragedActor
+
+    steps = average_steps(plan)
+    return AveragedActor(steps, seed=plan.args.seed) if steps else None
+
+
+def branching_callback(plan: TrainingRun, averaged: AveragedActor | None, dyna: DynaCallback) -> BaseCallback:
+    """``dyna``, whose branches follow the averaged actor if ``--use-average branching`` says so."""
+    from sb3_ext import WithAveragedActor
+
+    if averaged is None or "branching" not in plan.args.use_average:
+        return dyna
+    return WithAveragedActor(averaged, dyna)
+
+
+def acting_callbacks(plan: TrainingRun, averaged: AveragedActor | None) -> list[BaseCallback]:
+    """What lets the averaged actor take the real steps if ``--use-average acting`` says so: last but for timers."""
+    from sb3_ext import ActWithAverage
+
+    return [] if averaged is None or "acting" not in plan.args.use_average else [ActWithAverage(averaged)]
 
 
 def build_model(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: int) -> LearnedModel:
@@ -65,14 +109,19 @@ def rehearse(plan: TrainingRun) -> None:
         ImportError: if a library is missing.
     """
     clock = PhaseClock()
+    averaged = averaged_actor(plan)
     with closing(plan.vec_env(plan.args.seed, n_envs=plan.args.n_envs)) as env:
         if not plan.args.model:
-            plan.build_agent(env, verbose=0)
+            agent = plan.build_agent(env, verbose=0)
+            if averaged is not None:
+                averaged.init_callback(agent)
         elif plan.args.algo in ON_POLICY:
             _rehearse_imagination(plan, env, clock)
         else:
             parts = build_dyna(plan, env, clock, verbose=0)
             parts.dyna.init_callback(parts.agent)
+            if averaged is not None:
+                averaged.init_callback(parts.agent)
 
 
 def _rehearse_imagination(plan: TrainingRun, env: DummyVecEnv, clock: PhaseClock) -> None:

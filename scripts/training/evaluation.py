@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from scripts.runs.run_folder import BEST_AVERAGED_AGENT_FILE
 from scripts.runs.summary import Evaluation, RunSummary
 from scripts.training.phases import PhaseClock
 
+if TYPE_CHECKING:
+    from sb3_ext import AveragedActor
+
 EVALUATION_SEED_OFFSET = 10_000
-"""Added to the run's seed for the evaluation environment, so that its starts are never training starts."""
+"""Added to the run's seed for the evaluation environments, so that their starts are never training starts."""
+
+
+@dataclass(frozen=True)
+class EvaluatedAverage:
+    """The average of the agent's actors and where it is evaluated.
+
+    Attributes:
+        actor: the average.
+        eval_env: an environment of its own with the seed of the agent's, so that both meet the same starts.
+    """
+
+    actor: AveragedActor
+    eval_env: VecEnv
 
 
 class SummaryEvaluation(EvalCallback):
@@ -26,6 +46,7 @@ class SummaryEvaluation(EvalCallback):
         folder: run folder; receives ``best_model.zip``, ``evaluations.npz`` and ``summary.json``.
         eval_freq: calls between evaluations.
         episodes: episodes per evaluation.
+        average: evaluated beside the agent; its best is saved as ``best_averaged_model.zip``.
         verbose: as in ``EvalCallback``.
 
     Attributes:
@@ -40,6 +61,7 @@ class SummaryEvaluation(EvalCallback):
         folder: Path,
         eval_freq: int,
         episodes: int,
+        average: EvaluatedAverage | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(
@@ -54,15 +76,43 @@ class SummaryEvaluation(EvalCallback):
         self._summary = summary
         self._clock = clock
         self._folder = folder
+        self._average = average
         self.model_record: Callable[[], dict[str, Any]] | None = None
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq != 0:
             return True
         with self._clock.measure("evaluation"):
+            averaged = self._evaluate_average()
             keep_going = super()._on_step()
+        if averaged is not None:
+            self._summary.averaged_evaluations.append(averaged)
         self.record()
         return keep_going
+
+    def _evaluate_average(self) -> Evaluation | None:
+        """Evaluate the average, save it if it is the best one, and log it with what ``EvalCallback`` logs next."""
+        if self._average is None:
+            return None
+        actor = self._average.actor
+        returns, lengths = evaluate_policy(
+            cast(Any, actor),
+            self._average.eval_env,
+            n_eval_episodes=self.n_eval_episodes,
+            deterministic=self.deterministic,
+            return_episode_rewards=True,
+        )
+        result = Evaluation(
+            real_steps=int(self.num_timesteps),
+            returns=[float(value) for value in cast(list[float], returns)],
+            lengths=[int(value) for value in cast(list[int], lengths)],
+            wall_seconds=round(self._clock.wall_seconds, 1),
+        )
+        earlier = self._summary.averaged_evaluations
+        if result.mean > max((evaluation.mean for evaluation in earlier), default=-np.inf):
+            actor.save(self._folder / BEST_AVERAGED_AGENT_FILE)
+        self.logger.record("eval/averaged_mean_reward", result.mean)
+        return result
 
     def finish(self, *, again: bool = False) -> None:
         """Evaluate now, unless the last step was evaluated already.
@@ -76,6 +126,8 @@ class SummaryEvaluation(EvalCallback):
             for column in (self.evaluations_timesteps, self.evaluations_results, self.evaluations_length):
                 column.pop()
             self._summary.evaluations.pop()
+            if self._summary.averaged_evaluations:
+                self._summary.averaged_evaluations.pop()
         self.num_timesteps = self.model.num_timesteps
         self.eval_freq = self.n_calls = max(self.n_calls, 1)
         self._on_step()
@@ -92,9 +144,12 @@ class SummaryEvaluation(EvalCallback):
                     wall_seconds=round(self._clock.wall_seconds, 1),
                 )
             )
+            averaged = summary.averaged_evaluations
             print(
                 f"{self._summary.arm} seed {summary.seeds['train']}: {summary.evaluations[-1].real_steps} real steps, "
-                f"return {summary.evaluations[-1].mean:.1f}, {summary.evaluations[-1].wall_seconds:.0f} s",
+                f"return {summary.evaluations[-1].mean:.1f}, "
+                + (f"of the averaged actor {averaged[-1].mean:.1f}, " if averaged else "")
+                + f"{summary.evaluations[-1].wall_seconds:.0f} s",
                 flush=True,
             )
         summary.real_steps = int(self.model.num_timesteps)

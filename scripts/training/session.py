@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,15 +16,26 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.runs.env_id import safe_name
-from scripts.runs.run_folder import agent_file_name, new_run_folder, write_text_atomically
+from scripts.runs.run_folder import AVERAGED_AGENT_FILE, agent_file_name, new_run_folder, write_text_atomically
 from scripts.runs.summary import RunSummary, versions
 from scripts.training.algorithms import ON_POLICY
 from scripts.training.arguments import TrainArguments
-from scripts.training.assembly import build_dyna, build_model, rehearse
-from scripts.training.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
+from scripts.training.assembly import (
+    acting_callbacks,
+    average_steps,
+    averaged_actor,
+    branching_callback,
+    build_dyna,
+    build_model,
+    rehearse,
+)
+from scripts.training.evaluation import EVALUATION_SEED_OFFSET, EvaluatedAverage, SummaryEvaluation
 from scripts.training.interruption import StopOnSignal
 from scripts.training.phases import PhaseClock, TrainTimer
 from scripts.training.run import TrainingRun, plan_run
+
+if TYPE_CHECKING:
+    from sb3_ext import AveragedActor
 
 NUM_EVALUATIONS = 20
 
@@ -45,28 +56,38 @@ def train(args: TrainArguments, words: Sequence[str]) -> int:
     command = shlex.join(["python", "scripts/train.py", *words])
     clock = PhaseClock()
     stop = StopOnSignal()
-    eval_env = plan.vec_env(args.seed + EVALUATION_SEED_OFFSET)
+    eval_env, average_env = (plan.vec_env(args.seed + EVALUATION_SEED_OFFSET) for _ in range(2))
+    averaged = averaged_actor(plan)
     folder = new_run_folder(Path(args.log_folder), args.algo, args.env, args.tag)
     write_settings(folder, plan, command)
     summary = start_summary(plan, command)
     evaluation = SummaryEvaluation(
-        eval_env, summary, clock, folder, max(eval_freq(plan) // args.n_envs, 1), args.eval_episodes, args.verbose
+        eval_env,
+        summary,
+        clock,
+        folder,
+        max(eval_freq(plan) // args.n_envs, 1),
+        args.eval_episodes,
+        average=None if averaged is None else EvaluatedAverage(averaged, average_env),
+        verbose=args.verbose,
     )
-    callbacks: list[BaseCallback] = [evaluation, stop]
+    callbacks: list[BaseCallback] = [*([] if averaged is None else [averaged]), evaluation, stop]
     if args.save_freq > 0:
         callbacks.append(CheckpointCallback(max(args.save_freq // args.n_envs, 1), str(folder)))
     print(f"{args.arm}: {plan.n_timesteps} real steps of {args.env} -> {folder}", flush=True)
     try:
         with stop.listening():
             if not args.model:
-                agent = learn_without_model(plan, folder, clock, callbacks)
+                agent = learn_without_model(plan, folder, clock, callbacks, averaged)
             elif args.algo in ON_POLICY:
                 agent = learn_in_the_model(plan, folder, clock, callbacks, evaluation)
             else:
-                agent = learn_with_model(plan, folder, clock, callbacks, evaluation)
+                agent = learn_with_model(plan, folder, clock, callbacks, evaluation, averaged)
             if stop.received is None:
                 evaluation.finish(again=args.model and args.algo in ON_POLICY)  # these learn after their last step
         agent.save(folder / agent_file_name(args.env))
+        if averaged is not None:
+            averaged.save(folder / AVERAGED_AGENT_FILE)
         if args.save_replay_buffer and args.algo not in ON_POLICY:
             agent.save_replay_buffer(folder / "replay_buffer.pkl")  # type: ignore[attr-defined]
         summary.finished = stop.received is None
@@ -74,21 +95,32 @@ def train(args: TrainArguments, words: Sequence[str]) -> int:
         evaluation.record()
     finally:
         eval_env.close()
+        average_env.close()
     return stop.exit_code
 
 
 def learn_without_model(
-    plan: TrainingRun, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback]
+    plan: TrainingRun,
+    folder: Path,
+    clock: PhaseClock,
+    callbacks: Sequence[BaseCallback],
+    averaged: AveragedActor | None,
 ) -> BaseAlgorithm:
     """Plain SB3: the baseline of every comparison."""
     with closing(training_env(plan, folder, clock)) as env:
         agent = plan.build_agent(env)
-        agent.learn(plan.n_timesteps, callback=[*callbacks, TrainTimer(clock)], progress_bar=plan.args.progress)
+        every = [*callbacks, *acting_callbacks(plan, averaged), TrainTimer(clock)]
+        agent.learn(plan.n_timesteps, callback=every, progress_bar=plan.args.progress)
     return agent
 
 
 def learn_with_model(
-    plan: TrainingRun, folder: Path, clock: PhaseClock, callbacks: Sequence[BaseCallback], evaluation: SummaryEvaluation
+    plan: TrainingRun,
+    folder: Path,
+    clock: PhaseClock,
+    callbacks: Sequence[BaseCallback],
+    evaluation: SummaryEvaluation,
+    averaged: AveragedActor | None,
 ) -> BaseAlgorithm:
     """Dyna: the agent trains on what it did and on what the model imagines."""
     from sb3_ext.agent_checks import mixed_buffer
@@ -98,7 +130,9 @@ def learn_with_model(
         agent, model, dyna = parts.agent, parts.model, parts.dyna
         clock.follow("model_rollout", lambda: dyna.rollout_seconds)
         evaluation.model_record = model.record
-        agent.learn(plan.n_timesteps, callback=[*callbacks, dyna, TrainTimer(clock)], progress_bar=plan.args.progress)
+        branching = branching_callback(plan, averaged, dyna)
+        every = [*callbacks, branching, *acting_callbacks(plan, averaged), TrainTimer(clock)]
+        agent.learn(plan.n_timesteps, callback=every, progress_bar=plan.args.progress)
         if model.trainer.history:
             model.save(folder, mixed_buffer(agent).real_transitions())
     return agent
@@ -163,6 +197,8 @@ def start_summary(plan: TrainingRun, command: str) -> RunSummary:
         command=command,
         hyperparameters=plan.config.as_entry(),
         env_kwargs=plan.env_kwargs,
+        average_steps=average_steps(plan),
+        use_average=sorted(set(args.use_average)),
         num_threads=args.num_threads,
         versions=versions(args.backend),
     )

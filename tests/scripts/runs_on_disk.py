@@ -20,6 +20,8 @@ def write_run(
     task: str = "Hopper-v5",
     steps: Sequence[int] = (),
     finished: bool = True,
+    averaged: Sequence[Sequence[float]] = (),
+    average_steps: int = 200,
     **hyperparameters: object,
 ) -> Path:
     folder.mkdir(parents=True)
@@ -40,6 +42,11 @@ def write_run(
             {"real_steps": step, "returns": list(values)} for step, values in zip(steps, returns, strict=True)
         ],
     }
+    if averaged:  # summaries of runs without an average, such as older ones, do not have these
+        summary["average_steps"] = average_steps
+        summary["averaged_evaluations"] = [
+            {"real_steps": step, "returns": list(values)} for step, values in zip(steps, averaged, strict=True)
+        ]
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

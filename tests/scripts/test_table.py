@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,35 @@ def test_no_run_is_an_error_with_an_exit_code(tmp_path: Path, capsys: pytest.Cap
     assert "No run with an evaluation" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no summary.json"):
         read_run(tmp_path)
+
+
+def test_the_averaged_actor_is_an_arm_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "old", [[1.0], [2.0]], arm="old")
+    write_run(tmp_path / "new", [[3.0], [4.0]], averaged=[[5.0], [6.0]])
+    for policy, rows in (
+        ("raw", [("old", 2), ("sac", 4)]),
+        ("averaged", [("sac, averaged", 6)]),
+        ("both", [("old", 2), ("sac", 4), ("sac, averaged", 6)]),
+    ):
+        assert main([str(tmp_path), "--policy", policy, "--goal", "4"]) == 0
+        table, goal = capsys.readouterr().out.split("Real steps to")
+        assert [tuple(line.split(" | ")[1:4:2]) for line in table.splitlines() if "Hopper" in line] == [
+            (arm, f"@200: **{value}** ({value})") for arm, value in rows
+        ]
+        assert ("sac, averaged | first | 100" in goal) == (policy != "raw")
+    assert main([str(tmp_path / "old"), "--policy", "averaged"]) == 2
+    assert "No run with an evaluation of the averaged actor" in capsys.readouterr().err
+
+
+def test_averages_of_different_lengths_are_no_one_arm(tmp_path: Path) -> None:
+    for seed, steps in enumerate([200, 1000]):
+        write_run(tmp_path / f"{seed}", [[1.0]], averaged=[[2.0]], average_steps=steps, seed=seed)
+    assert len(group_runs(find_runs([tmp_path]))["Hopper-v5"]["sac"]) == 2
+    write_run(tmp_path / "acting", [[1.0]], averaged=[[2.0]], seed=2)
+    path = tmp_path / "acting" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_average": ["acting"]}))
+    with pytest.raises(ValueError, match="differ in use_average"):
+        group_runs(find_runs([tmp_path]))
+    path.unlink()
+    with pytest.raises(ValueError, match="differ in average_steps"):
+        group_runs(find_runs([tmp_path], ["raw", "averaged"]))

@@ -14,8 +14,10 @@ import pytest
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
+from scripts import enjoy
 from scripts.train import main
 from scripts.training import session as training
+from scripts.training.agent_files import find_agent
 
 TINY = [
     "--algo", "sac", "--env", "Pendulum-v1", "-n", "120", "--eval-episodes", "2", "--eval-freq", "50",
@@ -33,6 +35,7 @@ def test_a_run_without_a_model(tmp_path: Path) -> None:
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {
         "summary.json", "best_model.zip", "Pendulum-v1.zip", "evaluations.npz", "0.monitor.csv",
+        "averaged_model.zip", "best_averaged_model.zip",
         "Pendulum-v1/config.yml", "Pendulum-v1/args.yml", "Pendulum-v1/command.txt",
     }  # fmt: skip
     summary = summary_of(folder)
@@ -149,3 +152,60 @@ def test_parallel_environments_and_checkpoints(tmp_path: Path) -> None:
     assert (folder / "rl_model_60_steps.zip").exists()
     assert (folder / "replay_buffer.pkl").exists()
     assert [evaluation["real_steps"] for evaluation in summary_of(folder)["evaluations"]] == [50, 100, 120]
+
+
+def test_the_average_meets_the_starts_of_the_raw_actor(tmp_path: Path) -> None:
+    """With a time constant of one step the average is the actor that took the step, so that it returns the same."""
+    assert main([*TINY, "--no-model", "-f", str(tmp_path), "--average-steps", "1"]) == 0
+    assert main([*TINY, "--no-model", "-f", str(tmp_path), "--average-steps", "30"]) == 0
+    copied, averaged = (summary_of(tmp_path / "sac" / f"Pendulum-v1_{number}") for number in (1, 2))
+    assert (copied["average_steps"], averaged["average_steps"]) == (1, 30)
+    for raw, same in list(zip(copied["evaluations"], copied["averaged_evaluations"], strict=True))[:2]:
+        assert (raw["real_steps"], raw["returns"], raw["lengths"]) == (
+            same["real_steps"], same["returns"], same["lengths"]
+        )  # fmt: skip
+    # The agent itself, its evaluations included, does not depend on the average.
+    returns = [[evaluation["returns"] for evaluation in each["evaluations"]] for each in (copied, averaged)]
+    assert returns[0] == returns[1]
+    values = averaged["averaged_evaluations"]
+    assert [evaluation["real_steps"] for evaluation in values] == [50, 100, 120]
+    assert all(one["returns"] != other for one, other in zip(values, returns[1], strict=True))
+    assert averaged["averaged_final_return"] == pytest.approx(np.mean(values[-1]["returns"]))
+    assert averaged["averaged_best_return"] == max(np.mean(evaluation["returns"]) for evaluation in values)
+
+
+def test_the_zips_of_the_average_play_what_was_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--no-model", "-f", str(tmp_path), "--average-steps", "30", "--eval-episodes", "1"]) == 0
+    folder = tmp_path / "sac" / "Pendulum-v1_1"
+    own, average, best = (
+        SAC.load(folder / name) for name in ("Pendulum-v1.zip", "averaged_model.zip", "best_averaged_model.zip")
+    )
+    assert (own.num_timesteps, average.num_timesteps) == (120, 120)
+    values = [evaluation["returns"][0] for evaluation in summary_of(folder)["averaged_evaluations"]]
+    assert best.num_timesteps == [50, 100, 120][int(np.argmax(values))]
+    obs = np.array([[0.5, 0.5, 1.0]], np.float32)
+    for flags, agent in (([], own), (["--averaged"], average), (["--averaged", "--load-best"], best)):
+        found = find_agent(folder, best="--load-best" in flags, averaged="--averaged" in flags)
+        env = found.make_env(0)
+        assert found.load(env).predict(obs, deterministic=True)[0] == agent.predict(obs, deterministic=True)[0]
+        env.close()
+        assert enjoy.main([str(folder), "--n-episodes", "1", *flags]) == 0
+        assert str(found.path) in capsys.readouterr().out
+
+
+def test_no_average_when_none_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--no-model", "-f", str(tmp_path), "--average-steps", "0"]) == 0
+    folder = tmp_path / "sac" / "Pendulum-v1_1"
+    assert (summary_of(folder)["average_steps"], summary_of(folder)["averaged_evaluations"]) == (0, [])
+    assert not list(folder.glob("*averaged*"))
+    assert "averaged" not in capsys.readouterr().out
+
+
+def test_on_policy_agents_have_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--algo", "ppo", "--env", "Pendulum-v1", "-n", "64", "--eval-episodes", "1", "--no-model"]
+    argv += ["-f", str(tmp_path), "--hyperparams", "n_steps:64", "policy_kwargs.net_arch:[8]"]
+    assert main([*argv, "--average-steps", "5"]) == 2
+    assert "--average-steps and --use-average are for off-policy agents" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(argv) == 0
+    assert summary_of(tmp_path / "ppo" / "Pendulum-v1_1")["average_steps"] == 0

@@ -171,7 +171,8 @@ def test_sbx_agents_need_trust(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_agent_names_those_there(run: Path) -> None:
-    with pytest.raises(ValueError, match=r"agents in that folder: InvertedPendulum-v5.zip, best_model.zip"):
+    there = "InvertedPendulum-v5.zip, averaged_model.zip, best_averaged_model.zip, best_model.zip"
+    with pytest.raises(ValueError, match=f"agents in that folder: {there}"):
         find_agent(run / "rl_model_5_steps.zip")
 
 
@@ -190,6 +191,17 @@ def test_on_policy_agents_learn_in_imagination(tmp_path: Path) -> None:
     assert summary["hyperparameters"]["n_steps"] == 4
     assert (folder / "dynamics.safetensors").exists()
     assert (folder / "0.monitor.csv").exists()
+
+
+def test_the_average_may_act_and_branch(run: Path, tmp_path: Path) -> None:
+    assert main([*SAC, "-f", str(tmp_path), "--average-steps", "20", "--use-average", "acting", "branching"]) == 0
+    usual, used = summary_of(run), summary_of(tmp_path / "sac" / "InvertedPendulum-v5_1")
+    assert (usual["use_average"], used["use_average"]) == ([], ["acting", "branching"])
+    assert usual["average_steps"] == 200
+    assert used["model"]["fits"] == usual["model"]["fits"] == 3
+    assert used["agent_updates"] == usual["agent_updates"]
+    assert used["phase_seconds"]["model_rollout"] > 0
+    assert len(used["averaged_evaluations"]) == len(used["evaluations"]) == 2
 
 
 def test_discrete_actions(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_arm(argv: list[str], arm: str) -> None:
         (["--tag", "a/b"], "no slash"),
         (["--n-envs", "0"], "at least 1"),
         (["--updates-per-step", "0"], "must be positive"),
+        (["--average-steps", "-2"], "--average-steps must be at least 1, 0 for none or -1"),
+        (["--average-steps", "0", "--use-average", "acting"], "--use-average needs an average"),
+        (["--no-model", "--use-average", "branching"], "leave out --no-model"),
     ],
 )
 def test_mistakes_end_with_a_sentence(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
