@@ -59,7 +59,9 @@ def check_functions(model: DynamicsModel[Any], obs: Tensor) -> None:
     few = next(rows for rows in (2, 3, 4) if rows not in (obs.shape[1], codec.size))
     for name in ("reward_fn", "termination_fn"):
         function = getattr(model, name, None)
-        for rows in (few, 1) if function is not None else ():
+        if function is None:
+            continue
+        for rows in (few, 1):
             before = obs[th.arange(rows) % len(obs)].to(model.device, th.float32)
             action = codec.decode(th.zeros(rows, codec.size, device=model.device))
             _check_result(name, function, before, action)
@@ -142,7 +144,7 @@ def _reward_text(known: Tensor, real: Tensor) -> str | None:
     if float(error.square().mean().sqrt()) <= agreed:  # not for NaN
         return None
     return (
-        f"The known reward is not that of the environment: over {len(real)} real transitions it is {known.mean():.4g} "
+        f"The known reward is not that of the environment: over {len(real)} real transitions it predicts {known.mean():.4g} "
         f"on average where the environment gave {real.mean():.4g} (standard deviation {spread:.3g}); they differ by "
         f"{error.abs().mean():.3g} on average and by {error.abs().max():.3g} at most. Correct reward_fn (its units, "
         "its sign, a wrapper that changes rewards), or leave it out and the reward is learned."
@@ -154,7 +156,7 @@ def _termination_text(ends: Confusion, rows: int) -> str | None:
         return None
     true = ends.true_positives + ends.false_negatives
     return (
-        f"The known termination is not that of the environment: of {rows} real transitions it misses "
-        f"{ends.false_negatives} of {true} true terminations and reports {ends.false_positives} that did not happen. "
+        f"The known termination is not that of the environment: of {rows} real transitions its "
+        f"predictions miss {ends.false_negatives} of {true} true terminations and report {ends.false_positives} that did not happen. "
         "Correct termination_fn, or leave it out and the termination is learned."
     )

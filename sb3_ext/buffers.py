@@ -15,6 +15,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.columns import EndWatch
+from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.replay import row_numbers
 from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec, check_action_space, check_observation_space
@@ -82,6 +84,7 @@ class MixedReplayBuffer(ReplayBuffer):
         self.seed = _seed_of_agent(action_space) if seed is None else seed
         self.synthetic = SyntheticBuffer(obs_size, self.codec, synthetic_size)
         self._steps_added = 0
+        self._ends = EndWatch(obs_size)
         self._doubts_told: set[str] = set()
         self._rng = np.random.default_rng(self.seed)
         self._shuffle = torch_generator(self._rng)
@@ -145,19 +148,15 @@ class MixedReplayBuffer(ReplayBuffer):
         if not self._steps_added:
             return
         newest = (self.pos - 1) % self.buffer_size
-        ended = self.dones[newest].astype(bool)
-        if not ended.any():
-            return
         stored, now = self.next_observations[newest], np.asarray(obs).reshape(self.n_envs, *self.obs_shape)
-        same = np.isclose(stored, now, rtol=1e-5, atol=1e-6).all(-1)
-        moved = (stored != self.observations[newest]).any(-1)
-        for env in np.flatnonzero(ended & same & moved):
+        # VecNormalize and its inverse change the last digits of a terminal observation.
+        following = np.where(np.isclose(stored, now, rtol=1e-5, atol=1e-6), stored, now)
+        if self._ends.any_lost(self.observations[newest], stored, self.dones[newest].astype(bool), following):
             self._warn_once(
                 "successor",
-                f"The last step of an episode of environment {env} is stored with the first observation of the next "
-                "episode as its successor, so the model learns a jump from one to the other. Either infos lack "
-                "'terminal_observation', or the environment writes every observation into one array: return a copy "
-                "of it from reset() and step(). If episodes truly end where they begin, ignore this.",
+                "The last step of an episode is stored with the first observation of the next one as its successor, "
+                "so the model learns a jump from one to the other. Either infos lack 'terminal_observation', or the "
+                "environment writes every observation into one array: return a copy of it from reset() and step().",
             )
 
     def _warn_once(self, what: str, text: str) -> None:
@@ -180,6 +179,7 @@ class MixedReplayBuffer(ReplayBuffer):
 
         ``terminated`` excludes time limits. ``last`` is set at every episode end and at the newest row of each
         environment, where the sequence breaks off, and wherever one row does not continue the row before it.
+        Observations are float32, or float64 where float32 would lose their changes.
         """
         order = np.arange(self.size())
         if self.full:
@@ -194,11 +194,13 @@ class MixedReplayBuffer(ReplayBuffer):
         last = self.dones[order].astype(bool)
         last[:-1] |= breaks
         last[-1:] = True
+        exact = observation_dtype(self.observations[order], self.next_observations[order]) is np.float64
+        obs, next_obs = column(self.observations), column(self.next_observations)
         return Transitions(
-            obs=column(self.observations).float(),
+            obs=obs if exact else obs.float(),
             action=self._model_actions(column(self.actions)),
             reward=column(self.rewards),
-            next_obs=column(self.next_observations).float(),
+            next_obs=next_obs if exact else next_obs.float(),
             terminated=column(self.dones * (1.0 - self.timeouts)).bool(),
             last=th.as_tensor(last.T.reshape(-1)),
         )

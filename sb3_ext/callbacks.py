@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mbrl_wrappers.envs import Starts, StartSampler, start_sampler
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.function_checks import check_functions, disagreement
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rollout import Rollout, branched_rollout
 from mbrl_wrappers.seeding import fresh_seed, spawn_seeds, torch_generator
 from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn
@@ -244,13 +245,13 @@ class DynaCallback(BaseCallback):
     def _draw_starts(self, buffer: MixedReplayBuffer, count: int) -> th.Tensor:
         """``count`` observations ``(n, O)``, of the user's those inside the model's limits; fewer where few are."""
         assert self._streams is not None
-        rng = self._streams.starts
+        rng, dtype = self._streams.starts, model_dtype(self.dynamics)
         if self._starts is None:
-            return th.as_tensor(buffer.sample_observations(count, rng), dtype=th.float32)
+            return th.as_tensor(buffer.sample_observations(count, rng), dtype=dtype)
         limits: Limits | None = getattr(self.dynamics, "limits", None)
         inside, draws = th.zeros(0, buffer.obs_shape[0]), 0
         while len(inside) < count and draws < MAX_DRAWS:
-            drawn = th.as_tensor(self._starts(count, rng), dtype=th.float32)
+            drawn = th.as_tensor(self._starts(count, rng), dtype=dtype)
             inside = th.cat([inside, drawn if limits is None else drawn[limits.contains(drawn)]])
             draws += 1
         self.logger.record("dyna/starts_inside", len(inside) / (draws * count))

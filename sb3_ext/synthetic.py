@@ -116,7 +116,8 @@ class SyntheticBuffer:
             )
             self._made_at = np.zeros(self.capacity, np.int64)
         end = self._size + len(rows.obs)
-        for column, new in zip((*self._columns, self._made_at), (*rows, made_at), strict=True):
+        columns: tuple[NDArray[Any], ...] = (*self._columns, self._made_at)
+        for column, new in zip(columns, (*rows, made_at), strict=True):
             column[self._size : end] = new
         self._size = end
         self._note_oldest()
@@ -132,7 +133,8 @@ class SyntheticBuffer:
         gone = np.zeros(self._size, bool)
         gone[index] = True
         gaps, moved = np.flatnonzero(gone[:end]), end + np.flatnonzero(~gone[end:])
-        for column in (*self._columns, self._made_at):
+        columns: tuple[NDArray[Any], ...] = (*self._columns, self._made_at)
+        for column in columns:
             column[gaps] = column[moved]
         self._size = end
         self._note_oldest()

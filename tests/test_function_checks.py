@@ -103,7 +103,7 @@ def test_a_reward_that_differs_is_told_with_numbers() -> None:
     found = disagreement(model(lambda o, a, n: 2 * o[:, 0]), rows([0.0, 1.0, 2.0, 3.0]))
     assert found.reward_error == 1.5
     (sentence,) = found.sentences
-    assert "over 4 real transitions it is 3 on average where the environment gave 1.5" in sentence
+    assert "over 4 real transitions it predicts 3 on average where the environment gave 1.5" in sentence
     assert "standard deviation 1.12" in sentence
     assert "differ by 1.5 on average and by 3 at most" in sentence
 
@@ -132,5 +132,8 @@ def test_terminations_are_counted() -> None:
     found = disagreement(model(termination_fn=lambda o, a, n: n[:, 0] > 2), rows([0.0] * 6, true))
     assert found.terminations == Confusion(1, 3, 0, 2)
     (sentence,) = found.sentences
-    assert "of 6 real transitions it misses 2 of 3 true terminations and reports 3 that did not happen" in sentence
+    assert (
+        "of 6 real transitions its predictions miss 2 of 3 true terminations and report 3 that did not happen"
+        in sentence
+    )
     assert disagreement(model(termination_fn=lambda o, a, n: n[:, 0] < 3.5), rows([0.0] * 6, true)).sentences == ()

@@ -12,7 +12,8 @@ The functions are frozen dataclasses registered by name (:mod:`mbrl_wrappers.sto
 uses them can be saved and loaded.
 """
 
-from mbrl_wrappers.tasks.agreement import AgreementReport, Confusion, check_agreement
+from mbrl_wrappers.function_checks import Confusion
+from mbrl_wrappers.tasks.agreement import AgreementReport, check_agreement
 from mbrl_wrappers.tasks.functions import TaskFunctions, task_functions
 from mbrl_wrappers.tasks.mazes import MazeEnv
 from mbrl_wrappers.tasks.quadratic import QuadraticReward

@@ -178,6 +178,21 @@ def test_discrete_actions_are_one_hot_outside_and_indices_inside(start: int) -> 
     assert sorted(set(actions.flatten().tolist())) == [start, start + 1, start + 2]
 
 
+@pytest.mark.parametrize(("offset", "dtype"), [(0.0, th.float32), (5.5e6, th.float64), (-5.5e6, th.float64)])
+def test_changes_far_from_zero_are_not_lost(offset: float, dtype: th.dtype) -> None:
+    """Near 5.5 million float32 knows steps of one half."""
+    buffer = make_buffer(n_envs=2)
+    steps = np.random.default_rng(0).uniform(-0.05, 0.05, (10, 2, 2))
+    place = np.zeros((2, 2)) + offset
+    for step in steps:
+        buffer.add(place, place + step, np.zeros((2, 2)), np.zeros(2), np.zeros(2), [{}] * 2)
+        place = place + step
+    rows = buffer.real_transitions()
+    assert rows.obs.dtype == rows.next_obs.dtype == dtype
+    changes = (rows.next_obs - rows.obs).double().numpy().reshape(2, 10, 2).swapaxes(0, 1)
+    np.testing.assert_allclose(changes, steps, atol=2e-8 if offset == 0 else 2e-9)
+
+
 def test_box_actions_pass_unscaled_because_sb3_scaled_them() -> None:
     buffer = make_buffer()
     fill(buffer, 5)

@@ -65,7 +65,7 @@ def test_a_termination_that_misses_ends_is_told() -> None:
         agent.learn(200, callback=callback(oracle_env(), None, lambda o, a, n: th.zeros(len(o), dtype=th.bool)))
     true = int(agent.replay_buffer.real_transitions().terminated.sum())
     assert true > 0
-    assert f"of 200 real transitions it misses {true} of {true} true" in str(told[0].message)
+    assert f"of 200 real transitions its predictions miss {true} of {true} true" in str(told[0].message)
 
 
 def test_a_second_agent_is_compared_with_its_own_environment() -> None:
