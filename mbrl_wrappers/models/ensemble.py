@@ -127,7 +127,7 @@ class EnsembleDynamics(GaussianEnsemble):
         if obs.ndim != 2 or obs.shape[1] != self.obs_size:
             raise ValueError(f"obs must have shape (B, {self.obs_size}), got {tuple(obs.shape)}.")
         drawn = th.randint(self.num_elites, (len(obs),), generator=generator, device=self.device)
-        return EnsembleState(obs.to(self.device, self.obs_dtype), self.elites.index_select(0, drawn))
+        return EnsembleState(self.as_observations(obs), self.elites.index_select(0, drawn))
 
     def step(self, state: EnsembleState, action: Tensor, *, generator: Generator) -> tuple[EnsembleState, Prediction]:
         """Advance every row with model actions ``(B, A)``; differentiable in state and action."""
@@ -157,7 +157,7 @@ class EnsembleDynamics(GaussianEnsemble):
         """
         if groups < 1 or len(action) % groups:
             raise ValueError(f"{len(action)} rows cannot be {groups} equal blocks.")
-        obs, action, member = state.obs.to(self.device), self.as_weights(action), state.member
+        obs, action, member = self.as_observations(state.obs), self.as_weights(action), state.member
         inputs = self.inputs(obs, action)
         if self.propagation == "mean":
             raw = self._mixture_mean(inputs)
@@ -211,7 +211,7 @@ class EnsembleDynamics(GaussianEnsemble):
 
     def with_state_vector(self, state: EnsembleState, vector: Tensor) -> EnsembleState:
         """``state`` at the observation ``vector (B, O)``, with its members."""
-        return state._replace(obs=vector.to(self.device, self.obs_dtype))
+        return state._replace(obs=self.as_observations(vector))
 
     # --- saving -----------------------------------------------------------------------------------------------------
 

@@ -148,6 +148,10 @@ class GaussianEnsemble(nn.Module):
         """``rows`` on the device and in the dtype of the weights."""
         return rows.to(self.device, self.dtype)
 
+    def as_observations(self, obs: Tensor) -> Tensor:
+        """``obs`` on the device and in the dtype of observations; what is in that of the weights stays in it."""
+        return obs.to(self.device, self.dtype if obs.dtype == self.dtype else self.obs_dtype)
+
     @property
     def limits(self) -> Limits:
         """The range of the training data with its margin; any finite number before the first fit.

@@ -90,8 +90,9 @@ def training_rows(transitions: Transitions, model: GaussianEnsemble) -> Transiti
     for name, column in zip(Transitions._fields, transitions, strict=True):
         if not isinstance(column, Tensor):
             raise TypeError(
-                f"Transitions.{name} must be a torch tensor, got {type(column).__name__}. Rows in numpy, with actions "
-                "of the environment, go into a TransitionStore, which scales the actions."
+                f"Transitions.{name} must be a torch tensor, got {type(column).__name__}. Make them of numpy arrays "
+                "with Transitions.from_numpy(..., codec=model.codec), which scales the actions of the environment, or "
+                "keep them in a TransitionStore."
             )
     count = transitions.num_rows
     if count < MIN_ROWS:
@@ -139,7 +140,8 @@ def _check_actions(action: Tensor, model: GaussianEnsemble) -> None:
         row = int(outside.nonzero()[0])
         raise ValueError(
             f"Transition {row} has the action {action[row].tolist()}, outside of the model actions {low.tolist()} to "
-            f"{high.tolist()}. Scale actions of the environment first: ActionCodec(action_space).from_env(actions)."
+            f"{high.tolist()}. Scale actions of the environment first: model.codec.from_env(actions), or make the rows "
+            "with Transitions.from_numpy(..., codec=model.codec)."
         )
 
 
