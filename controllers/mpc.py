@@ -16,6 +16,7 @@ from controllers.plan import Plan, Planner, WarmStart
 from controllers.problem import PlanningProblem, TerminalValue
 from controllers.risk import Risk
 from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec
@@ -190,7 +191,7 @@ class MPCPolicy(Generic[S]):
             )
         if not np.isfinite(array).all():
             raise ValueError("The observation holds NaN or infinity: nothing can be planned from it.")
-        obs = th.as_tensor(np.array(array, np.float32))
+        obs = th.tensor(array, dtype=model_dtype(self.model))
         return th.atleast_2d(obs).to(self.model.device), array.ndim == 1
 
     def _continued(self, state: Any, obs: Tensor, first: Tensor) -> MPCState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
@@ -11,13 +11,30 @@ from numpy.typing import NDArray
 LARGEST_LOSS = 1e-3
 """Share of a dimension's typical change that rounding to float32 may take."""
 
+ROUNDING = 2.0**-24 / 3**0.5
+"""Root mean square of what rounding two float32 numbers does to their difference, as a share of their magnitude."""
 
-def observation_dtype(obs: NDArray[Any], next_obs: NDArray[Any]) -> type[np.float32] | type[np.float64]:
-    r"""The dtype in which the changes of observations survive.
+FINEST = 1e-12
+"""Changes below this share of the magnitude are rounding errors of float64 and no data."""
+
+Values = TypeVar("Values", NDArray[Any], th.Tensor)
+
+
+def lost_in_float32(magnitude: Values, change: Values) -> Values:
+    r"""Dimensions whose typical change is lost in float32, ``(O,)`` bool.
 
     Float32 numbers near :math:`x` are :math:`6 \cdot 10^{-8} |x|` apart or more: an easting of 5,500,000 m moves in
-    steps of half a metre. What a model learns is :math:`s' - s`, so the observations stay float64 where rounding both
-    to float32 would change the difference of some dimension by more than a thousandth of it (root mean squares).
+    steps of half a metre.
+
+    Args:
+        magnitude: root mean square of the observations, ``(O,)``.
+        change: root mean square of their changes from step to step, ``(O,)``.
+    """
+    return (ROUNDING * magnitude > LARGEST_LOSS * change) & (change > FINEST * magnitude)
+
+
+def observation_dtype(obs: NDArray[Any], next_obs: NDArray[Any]) -> type[np.float32] | type[np.float64]:
+    """The dtype of observations of which a model learns the changes: float64 where some dimension is lost in float32.
 
     Args:
         obs: ``(..., O)``.
@@ -25,11 +42,10 @@ def observation_dtype(obs: NDArray[Any], next_obs: NDArray[Any]) -> type[np.floa
     """
     if obs.dtype != np.float64 or not obs.size:
         return np.float32
-    change = (next_obs - obs).reshape(-1, obs.shape[-1])
-    rounded = next_obs.astype(np.float32).astype(np.float64) - obs.astype(np.float32)
-    loss = rounded.reshape(change.shape) - change
-    lossy = (loss**2).mean(0) > LARGEST_LOSS**2 * (change**2).mean(0)
-    return np.float64 if lossy.any() else np.float32
+    size = obs.shape[-1]
+    magnitude = np.sqrt((obs.reshape(-1, size) ** 2).mean(0))
+    change = np.sqrt(((next_obs - obs).reshape(-1, size) ** 2).mean(0))
+    return np.float64 if lost_in_float32(magnitude, change).any() else np.float32
 
 
 def model_dtype(model: object) -> th.dtype:

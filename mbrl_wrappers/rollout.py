@@ -8,6 +8,7 @@ import torch as th
 from torch import Generator, Tensor
 
 from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.ranges import finite_rows
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.types import DynamicsModel, Limits, RolloutPolicy, S, Transitions
@@ -67,7 +68,7 @@ def branched_rollout(
     if not finite_rows(starts.reshape(1, -1)):
         raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
     limits = limits or getattr(model, "limits", None) or Limits.none(size)
-    obs = starts.to(model.device, th.float32)
+    obs = starts.to(model.device, model_dtype(model))
     branch = th.arange(len(obs), device=obs.device)
     state = model.reset(obs, generator=generator)
     steps: list[_StoredStep] = []
@@ -75,7 +76,7 @@ def branched_rollout(
     for number in range(length):
         action = policy(obs, generator=generator)
         state, prediction = model.step(state, action, generator=generator)
-        prediction = prediction.checked(len(obs), size)
+        prediction = prediction.checked(len(obs), size, obs.dtype)
         valid = limits.accepts(prediction) & finite_rows(action)
         row = Transitions(
             obs=obs,

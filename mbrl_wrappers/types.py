@@ -136,10 +136,10 @@ class Prediction(NamedTuple):
             raise ValueError(f"The model must predict (next_obs, reward, terminated) of shapes {wanted}, got {got}.")
         return self._replace(terminated=self.terminated.bool())
 
-    def checked(self, rows: int, obs_size: int) -> Prediction:
-        """:meth:`shaped` for ``rows`` rows, in float32."""
+    def checked(self, rows: int, obs_size: int, obs_dtype: th.dtype = th.float32) -> Prediction:
+        """:meth:`shaped` for ``rows`` rows, with observations of ``obs_dtype`` and rewards in float32."""
         shaped = self.shaped((rows,), obs_size)
-        return shaped._replace(next_obs=shaped.next_obs.float(), reward=shaped.reward.float())
+        return shaped._replace(next_obs=shaped.next_obs.to(obs_dtype), reward=shaped.reward.float())
 
 
 class Limits(NamedTuple):

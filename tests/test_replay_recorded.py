@@ -115,6 +115,13 @@ def test_a_jump_in_one_dimension_ends_an_episode() -> None:
     assert store.transitions().last.tolist() == [True, False, True]
 
 
+def test_a_recorded_jump_in_one_dimension_ends_an_episode() -> None:
+    store = TransitionStore(10, OBS_SPACE, ACTION_SPACE)
+    obs, next_obs = np.array([[0.0, 0], [1, 2], [2, 3]]), np.array([[1.0, 1], [2, 3], [3, 4]])
+    store.extend(obs, np.zeros((3, 2)), np.zeros(3), next_obs, np.zeros(3, bool))
+    assert store.transitions().last.tolist() == [True, False, True]
+
+
 def walk(store: TransitionStore, *, first_of_next: bool, episodes: int = 4, length: int = 5) -> None:
     """Episodes of small steps from far apart starts; at their ends the next start in place of the final observation."""
     starts = 10.0 * np.arange(episodes + 1)
@@ -153,6 +160,15 @@ def test_an_environment_that_goes_on_from_its_ends_is_not_warned_of() -> None:
     for step in range(20):
         store.add([step, 0.0], [0, 0], 0.0, [step + 1, 0.0], False, step % 5 == 4)
     assert store.transitions().last.tolist() == [step % 5 == 4 for step in range(20)]
+
+
+def test_all_steps_so_far_say_what_a_jump_is() -> None:
+    """One ordinary step of 4, then small ones: an end that moves by 3 and is not followed by a reset is no jump."""
+    store = TransitionStore(100, OBS_SPACE, ACTION_SPACE)
+    places = [0.0, 4.0, 4.1, 4.2, 7.2, 7.3]
+    for index, (place, led) in enumerate(pairwise(places)):
+        store.add([place, 0.0], [0, 0], 0.0, [led, 0.0], False, index == 3)
+    assert len(store) == 5
 
 
 def test_one_array_for_both_observations_is_refused() -> None:

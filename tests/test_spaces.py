@@ -175,6 +175,13 @@ def test_an_integer_box_without_bounds_keeps_its_units() -> None:
     assert codec.bounds[1].tolist() == [np.inf, np.inf]
 
 
+def test_a_dimension_with_one_bound_keeps_its_units() -> None:
+    codec = ActionCodec(spaces.Box(np.array([0.0, -np.inf]), np.array([np.inf, 1.0]), dtype=np.float64))
+    assert codec.encode(th.tensor([[7.0, -7.0]])).tolist() == [[7.0, -7.0]]
+    assert codec.decode(th.tensor([[-7.0, 7.0]])).tolist() == [[0.0, 1.0]]
+    assert [edge.tolist() for edge in codec.bounds] == [[0.0, -np.inf], [np.inf, 1.0]]
+
+
 def test_an_integer_action_that_is_not_finite_is_refused() -> None:
     """A plain conversion makes the lowest integer of NaN, which the environment would execute."""
     space = spaces.Box(-5, 5, (1,), np.int32)

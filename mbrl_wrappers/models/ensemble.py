@@ -53,7 +53,8 @@ class EnsembleDynamics(GaussianEnsemble):
     that has one value in all training rows does not influence predictions. The learned reward is the mean (a draw would
     only add noise to the targets of a critic), a learned termination is a classifier with a threshold calibrated on the
     holdout. Give ``termination_fn`` where you can: terminations are rare, and a classifier that saw a handful of them
-    finds few others. Float64 observations and actions are cast to the float32 of the weights.
+    finds few others. States are float32, or float64 where the training rows lie so far from zero that float32 would
+    lose their changes (``obs_dtype``); the networks compute in float32.
 
     Rows are routed through one elite each: ``propagation`` is ``"ts1"`` (a new elite in each step), ``"tsinf"``
     (one elite for the whole trajectory) or ``"mean"`` (the mixture mean over elites, no noise).
@@ -126,7 +127,7 @@ class EnsembleDynamics(GaussianEnsemble):
         if obs.ndim != 2 or obs.shape[1] != self.obs_size:
             raise ValueError(f"obs must have shape (B, {self.obs_size}), got {tuple(obs.shape)}.")
         drawn = th.randint(self.num_elites, (len(obs),), generator=generator, device=self.device)
-        return EnsembleState(self.as_weights(obs), self.elites.index_select(0, drawn))
+        return EnsembleState(self.as_observations(obs), self.elites.index_select(0, drawn))
 
     def step(self, state: EnsembleState, action: Tensor, *, generator: Generator) -> tuple[EnsembleState, Prediction]:
         """Advance every row with model actions ``(B, A)``; differentiable in state and action."""
@@ -156,7 +157,7 @@ class EnsembleDynamics(GaussianEnsemble):
         """
         if groups < 1 or len(action) % groups:
             raise ValueError(f"{len(action)} rows cannot be {groups} equal blocks.")
-        obs, action, member = self.as_weights(state.obs), self.as_weights(action), state.member
+        obs, action, member = self.as_observations(state.obs), self.as_weights(action), state.member
         inputs = self.inputs(obs, action)
         if self.propagation == "mean":
             raw = self._mixture_mean(inputs)
@@ -210,7 +211,7 @@ class EnsembleDynamics(GaussianEnsemble):
 
     def with_state_vector(self, state: EnsembleState, vector: Tensor) -> EnsembleState:
         """``state`` at the observation ``vector (B, O)``, with its members."""
-        return state._replace(obs=self.as_weights(vector))
+        return state._replace(obs=self.as_observations(vector))
 
     # --- saving -----------------------------------------------------------------------------------------------------
 

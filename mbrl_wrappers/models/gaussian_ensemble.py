@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.nets import BoundedLogVariance, EnsembleMLP, Normalizer, Routing, gaussian_nll
+from mbrl_wrappers.precision import lost_in_float32
 from mbrl_wrappers.types import Limits, Transitions
 
 # A row that terminates counts at most so many times as much as one that does not.
@@ -118,7 +119,7 @@ class GaussianEnsemble(nn.Module):
         self.register_buffer("elites", th.arange(num_elites))
         self.register_buffer("termination_threshold", th.zeros(()))  # on the logit; 0 is a probability of one half
         for name, limit in Limits.none(self.obs_size)._asdict().items():
-            self.register_buffer(f"limit_{name}", limit)
+            self.register_buffer(f"limit_{name}", limit.double())
 
     @property
     def device(self) -> th.device:
@@ -128,7 +129,15 @@ class GaussianEnsemble(nn.Module):
     @property
     def dtype(self) -> th.dtype:
         """That of the weights."""
-        return self.obs_normalizer.mean.dtype
+        return self.obs_normalizer.std.dtype
+
+    @property
+    def obs_dtype(self) -> th.dtype:
+        """That of states and predictions: float64 where float32 would lose the changes of the training rows."""
+        scale, target = self.obs_normalizer, self.target_normalizer
+        magnitude = (scale.mean**2 + scale.std**2).sqrt()
+        change = (target.mean**2 + target.std**2).sqrt()[: self.obs_size]
+        return th.float64 if bool(lost_in_float32(magnitude, change).any()) else self.dtype
 
     @property
     def action_bounds(self) -> tuple[Tensor, Tensor] | None:
@@ -138,6 +147,10 @@ class GaussianEnsemble(nn.Module):
     def as_weights(self, rows: Tensor) -> Tensor:
         """``rows`` on the device and in the dtype of the weights."""
         return rows.to(self.device, self.dtype)
+
+    def as_observations(self, obs: Tensor) -> Tensor:
+        """``obs`` on the device and in the dtype of observations; what is in that of the weights stays in it."""
+        return obs.to(self.device, self.dtype if obs.dtype == self.dtype else self.obs_dtype)
 
     @property
     def limits(self) -> Limits:
@@ -175,12 +188,12 @@ class GaussianEnsemble(nn.Module):
         return Examples(self.inputs(rows.obs, rows.action), targets, rows.terminated.float())
 
     def _raw_targets(self, rows: Transitions) -> Tensor:
-        delta = rows.next_obs - rows.obs
+        delta = (rows.next_obs - rows.obs).to(self.dtype)
         return delta if not self.learn_reward else th.cat([delta, rows.reward[:, None]], 1)
 
     def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """Network inputs ``(B, O + A)``: standardised observation, model action as it is (already in [-1, 1])."""
-        return th.cat([self.obs_normalizer.normalize(obs), action], 1)
+        return th.cat([self.obs_normalizer.normalize(obs).to(action.dtype), action], 1)
 
     # --- outputs ----------------------------------------------------------------------------------------------------
 

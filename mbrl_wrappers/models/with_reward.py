@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch as th
 from torch import Generator, Tensor
 
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.spaces import ActionCodec, AnySpace
 from mbrl_wrappers.types import (
     BoundModel,
@@ -78,6 +79,11 @@ class WithReward(Generic[S]):
         """Where the inner model computes."""
         device: th.device = self.inner.device
         return device
+
+    @property
+    def obs_dtype(self) -> th.dtype:
+        """That of the inner model's observations."""
+        return model_dtype(self.inner)
 
     @property
     def limits(self) -> Limits | None:

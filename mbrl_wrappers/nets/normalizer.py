@@ -24,15 +24,18 @@ class Normalizer(nn.Module):
 
     Attributes:
         mean: ``(size,)``.
+        mean_rest: ``(size,)``, what float32 lost of the mean; it centres float64 values far from zero.
         std: ``(size,)``, 0 for a dimension that does not vary.
     """
 
     mean: Tensor
+    mean_rest: Tensor
     std: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("mean", th.zeros(size))
+        self.register_buffer("mean_rest", th.zeros(size))
         self.register_buffer("std", th.ones(size))
 
     @property
@@ -44,13 +47,18 @@ class Normalizer(nn.Module):
         """Take mean and standard deviation of ``rows (B, size)``."""
         exact = rows.double()
         mean, std = exact.mean(0), exact.std(0, correction=0)
-        floor = RELATIVE_FLOOR * exact.abs().amax(0).clamp(min=SMALLEST)
+        precision = th.finfo(rows.dtype).eps / th.finfo(th.float32).eps if rows.is_floating_point() else 1.0
+        floor = RELATIVE_FLOOR * precision * exact.abs().amax(0).clamp(min=SMALLEST)
         self.mean.copy_(mean)
+        self.mean_rest.copy_(mean - self.mean)
         self.std.copy_(th.where(std > floor, std, th.zeros_like(std)))
 
     def normalize(self, x: Tensor) -> Tensor:
         """Raw units to standardised ones."""
-        return (x - self.mean) / self.std.masked_fill(self.constant, th.inf)
+        centred = x - self.mean
+        if x.dtype == th.float64:
+            centred = centred - self.mean_rest
+        return centred / self.std.masked_fill(self.constant, th.inf)
 
     def denormalize(self, z: Tensor) -> Tensor:
         """Standardised units to raw ones."""

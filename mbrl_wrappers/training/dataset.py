@@ -10,6 +10,7 @@ import torch as th
 from torch import Generator, Tensor
 
 from mbrl_wrappers.models.gaussian_ensemble import GaussianEnsemble
+from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.types import Transitions
 
 MIN_ROWS = 10
@@ -79,6 +80,8 @@ def shuffled_batches(rows: Tensor, batch_size: int, *, generator: Generator) -> 
 def training_rows(transitions: Transitions, model: GaussianEnsemble) -> Transitions:
     """The rows as ``model`` learns from them, on its device: numbers float32, flags bool.
 
+    Observations stay float64 where float32 would lose their changes.
+
     Raises:
         TypeError: for columns that are not tensors.
         ValueError: for too few rows, a column of the wrong shape, numbers that are not finite in float32, or actions
@@ -87,8 +90,9 @@ def training_rows(transitions: Transitions, model: GaussianEnsemble) -> Transiti
     for name, column in zip(Transitions._fields, transitions, strict=True):
         if not isinstance(column, Tensor):
             raise TypeError(
-                f"Transitions.{name} must be a torch tensor, got {type(column).__name__}. Rows in numpy, with actions "
-                "of the environment, go into a TransitionStore, which scales the actions."
+                f"Transitions.{name} must be a torch tensor, got {type(column).__name__}. Make them of numpy arrays "
+                "with Transitions.from_numpy(..., codec=model.codec), which scales the actions of the environment, or "
+                "keep them in a TransitionStore."
             )
     count = transitions.num_rows
     if count < MIN_ROWS:
@@ -101,13 +105,12 @@ def training_rows(transitions: Transitions, model: GaussianEnsemble) -> Transiti
         shape = (count, *widths.get(name, ()))
         if tuple(column.shape) != shape:
             raise ValueError(f"Transitions.{name} must have shape {shape} for this model, got {tuple(column.shape)}.")
-    flags = ("terminated", "last")
-    rows = Transitions(
-        *(
-            column.to(model.device, th.bool if name in flags else model.dtype)
-            for name, column in zip(Transitions._fields, transitions, strict=True)
-        )
-    )
+    dtypes = dict.fromkeys(Transitions._fields, model.dtype) | {"terminated": th.bool, "last": th.bool}
+    if transitions.obs.dtype == transitions.next_obs.dtype == th.float64:
+        kept = observation_dtype(transitions.obs.cpu().numpy(), transitions.next_obs.cpu().numpy())
+        dtypes |= dict.fromkeys(("obs", "next_obs"), th.float64 if kept is np.float64 else model.dtype)
+    columns = zip(transitions, dtypes.values(), strict=True)
+    rows = Transitions(*(column.to(model.device, dtype) for column, dtype in columns))
     _check_numbers(rows)
     _check_actions(rows.action, model)
     return rows
@@ -117,7 +120,7 @@ def _check_numbers(rows: Transitions) -> None:
     columns = {**rows._asdict(), "change of the observation": rows.next_obs - rows.obs}
     for name in ("obs", "action", "reward", "next_obs", "change of the observation"):
         values: Tensor = columns[name]
-        finite = values.reshape(len(values), -1).isfinite().all(1)
+        finite = values.reshape(len(values), -1).float().isfinite().all(1)
         if not finite.all():
             row = int((~finite).nonzero()[0])
             raise ValueError(
@@ -137,7 +140,8 @@ def _check_actions(action: Tensor, model: GaussianEnsemble) -> None:
         row = int(outside.nonzero()[0])
         raise ValueError(
             f"Transition {row} has the action {action[row].tolist()}, outside of the model actions {low.tolist()} to "
-            f"{high.tolist()}. Scale actions of the environment first: ActionCodec(action_space).from_env(actions)."
+            f"{high.tolist()}. Scale actions of the environment first: model.codec.from_env(actions), or make the rows "
+            "with Transitions.from_numpy(..., codec=model.codec)."
         )
 
 
