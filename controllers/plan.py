@@ -9,6 +9,7 @@ import torch as th
 from torch import Generator, Tensor
 
 from controllers.problem import PlanningProblem
+from controllers.spread import ReturnSpread
 from mbrl_wrappers.objects import Objects
 from mbrl_wrappers.rows import put_rows
 
@@ -110,6 +111,8 @@ class PlanReport(NamedTuple):
         model_seconds: the part of it spent in scoring.
         converged: for methods that know: whether they met their tolerance, ``(N,)`` bool; None otherwise.
         iterations: improvement steps taken.
+        spread: how far the returns of the particles lie apart for the sequence to execute, and what of that is
+            disagreement between the members of the model; None for planners that follow a single row.
     """
 
     warm_start_value: Tensor
@@ -122,6 +125,7 @@ class PlanReport(NamedTuple):
     model_seconds: float
     converged: Tensor | None = None
     iterations: int = 0
+    spread: ReturnSpread | None = None
 
 
 class Plan(NamedTuple):
