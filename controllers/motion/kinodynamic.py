@@ -192,7 +192,7 @@ class _Search:
             self.model_seconds += time.perf_counter() - before
             self.model_calls += len(parents)
             place = problem.coordinates(state, prediction.next_obs)
-            alive = alive & ~prediction.terminated.cpu().numpy() & np.isfinite(place).all(1)
+            alive = alive & ~problem.is_over(prediction) & np.isfinite(place).all(1)
             states.append(state)
             places.append(np.where(alive[:, None], place, places[-1]))
             reached.append(alive & (t < holds))

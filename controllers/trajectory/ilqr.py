@@ -211,7 +211,7 @@ class ILQR:
         scores = search.nominal.scores.double()
         noise = 10 * float(th.finfo(task.precision).eps)
         enough = gains.improvement > max(self.tolerance, noise) * (1 + scores.abs())
-        settled = active & ~enough & scores.isfinite() & (ridge.value <= UNDAMPED)
+        settled = active & ~enough & scores.isfinite() & (ridge.value <= UNDAMPED) & expansion.known.all(0)
         search = search._replace(ridge=ridge, active=active & ~settled, converged=search.converged | settled)
         return search, gains
 
