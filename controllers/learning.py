@@ -107,9 +107,32 @@ class TrialReport:
     mean_value: float | None
 
 
+class PlanSummary(NamedTuple):
+    """The plans of a trial, as the fields of the same names of :class:`TrialReport`."""
+
+    plans: int
+    plan_milliseconds: float | None
+    model_calls: int
+    warm_start_value: float | None
+    best_value: float | None
+    mean_value: float | None
+
+    @classmethod
+    def of(cls, reports: Sequence[PlanReport]) -> PlanSummary:
+        """Summarise the reports of plans for one problem each."""
+        return cls(
+            plans=len(reports),
+            plan_milliseconds=1000 * median(report.seconds for report in reports) if reports else None,
+            model_calls=sum(report.model_calls for report in reports),
+            warm_start_value=_finite_mean([float(report.warm_start_value) for report in reports]),
+            best_value=_finite_mean([float(report.best_value) for report in reports]),
+            mean_value=_finite_mean([float(report.mean_value) for report in reports]),
+        )
+
+
 @dataclass(frozen=True)
 class PlannerLearningResult:
-    """The reports of all trials, earlier parts of the run included, and whether ``on_step`` stopped it."""
+    """The reports of all trials, those of earlier parts of the run included, and whether ``on_step`` stopped it."""
 
     trials: tuple[TrialReport, ...]
     stopped: bool
@@ -166,11 +189,11 @@ def learn_with_planner(
 
 
 class _Stopped(Exception):
-    """``on_step`` said so."""
+    """``on_step`` returned False."""
 
 
 class _Learning:
-    """One run: its parts, and its books."""
+    """One run: its parts, the trials so far and the real steps so far."""
 
     def __init__(
         self,
@@ -241,7 +264,8 @@ class _Learning:
                 action, state = policy.predict(obs, state, np.array([length == 0]))
             plan = None if policy.last_plan is before or policy.last_plan is None else policy.last_plan.report
             plans += [] if plan is None else [plan]
-            next_obs, reward, ended, truncated, _ = self.env.step(action)
+            executed = copy.deepcopy(action)  # some environments change the action that they are given, in place
+            next_obs, reward, ended, truncated, _ = self.env.step(executed)
             length, total, terminated = length + 1, total + float(reward), bool(ended)
             over = terminated or bool(truncated) or length >= limit
             self.store.add(obs, action, reward, next_obs, terminated, over and not terminated)
@@ -255,7 +279,16 @@ class _Learning:
         first = random and not self._is_random()
         if first or (not random and self.config.train_freq is None):
             fit = self._fit()
-        return TrialReport(trial, random, total, length, terminated, self.real_steps, fit, *_summed_up(plans))
+        return TrialReport(
+            trial=trial,
+            random=random,
+            real_return=total,
+            length=length,
+            terminated=terminated,
+            real_steps=self.real_steps,
+            fit=fit,
+            **PlanSummary.of(plans)._asdict(),
+        )
 
     def _fit_is_due(self, random: bool) -> bool:
         every = self.config.train_freq
@@ -270,23 +303,10 @@ class _Learning:
         )
 
 
-def _summed_up(
-    plans: Sequence[PlanReport],
-) -> tuple[int, float | None, int, float | None, float | None, float | None]:
-    """The fields of :class:`TrialReport` that are about plans, in its order."""
-
-    def mean(values: Sequence[float]) -> float | None:
-        finite = [value for value in values if math.isfinite(value)]
-        return fmean(finite) if finite else None
-
-    return (
-        len(plans),
-        1000 * median(plan.seconds for plan in plans) if plans else None,
-        sum(plan.model_calls for plan in plans),
-        mean([float(plan.warm_start_value) for plan in plans]),
-        mean([float(plan.best_value) for plan in plans]),
-        mean([float(plan.mean_value) for plan in plans]),
-    )
+def _finite_mean(values: Sequence[float]) -> float | None:
+    """The mean of the finite ones of ``values``; None without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return fmean(finite) if finite else None
 
 
 def _check_parts(env: GymEnv, policy: MPCPolicy[Any], trainer: ModelTrainer, store: TransitionStore) -> None:

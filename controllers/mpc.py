@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, runti
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 from typing_extensions import Unpack
 
 from controllers.plan import Plan, Planner, WarmStart
@@ -65,7 +65,7 @@ class Proposals:
 
 
 class MPCState(NamedTuple):
-    """What travels from one ``predict`` to the next, one row per environment.
+    """What one ``predict`` passes to the next, one row per environment.
 
     Attributes:
         actions: ``(N, H, A)`` the plan under way.
@@ -155,7 +155,8 @@ class MPCPolicy(Generic[S]):
                 numbers of states, also ``()`` or ``(N,)`` of these.
             state: what the previous call returned; None at first.
             episode_start: ``(N,)`` bool, rows whose episode begins with this observation.
-            deterministic: accepted for Stable-Baselines3's sake; planning adds no noise to what it executes.
+            deterministic: has no effect, because planning adds no noise to what it executes; it is part of the
+                interface of Stable-Baselines3.
 
         Raises:
             ValueError: for observations that are not the model's or not finite, for a state of another batch, and for
@@ -235,20 +236,35 @@ class MPCPolicy(Generic[S]):
 
     def _replanned(self, state: MPCState, obs: Tensor, horizon: int, rows: Tensor) -> MPCState:
         """The state once ``rows`` have a new plan."""
-        start: Any = obs[rows] if state.belief is None else take_rows(state.belief[0], rows)
-        model: Any = self.model
-        if isinstance(model, BoundModel) and len(rows) < len(obs) == model.num_envs:
-            model = model.of_envs(rows)  # the model may go by the order of rows
-        problem: PlanningProblem[S] = PlanningProblem(model, start, horizon, **self.objective)
+        problem = self._problem(state, obs, horizon, rows)
         generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
-        left = state.warm_start
-        elites = None if left.elites is None else left.elites[rows]
-        memory = None if left.memory is None else left.memory[rows]
-        warm = WarmStart(left.actions[rows], left.known[rows], elites, memory=memory)
-        warm = warm.shifted(self.execute, problem).cut(horizon)
+        warm = state.warm_start.take(rows).shifted(self.execute, problem).cut(horizon)
         if self.proposals is not None:
             proposed = problem.propose(self.proposals.policy, self.proposals.count, generator=generator)
             warm = warm._replace(proposals=proposed)
+        plan = self._planned(problem, warm, generator)
+        next_start = plan.next_start.extended(self.horizon, problem)
+        planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)
+        return state._replace(
+            actions=state.actions.index_copy(0, rows, planned.actions.to(state.actions)),
+            age=state.age.index_fill(0, rows, 0),
+            warm_start=state.warm_start.replaced(rows, next_start),
+        )
+
+    def _problem(self, state: MPCState, obs: Tensor, horizon: int, rows: Tensor) -> PlanningProblem[S]:
+        """What is to be planned for ``rows`` of the environments."""
+        start: Any = obs[rows] if state.belief is None else take_rows(state.belief[0], rows)
+        model: Any = self.model
+        if isinstance(model, BoundModel) and len(rows) < len(obs) == model.num_envs:
+            model = model.of_envs(rows)  # such a model may tell its environments apart by the order of rows
+        return PlanningProblem(model, start, horizon, **self.objective)
+
+    def _planned(self, problem: PlanningProblem[S], warm: WarmStart, generator: Generator) -> Plan:
+        """The planner's plan, kept as :attr:`last_plan` for logs and pictures.
+
+        Raises:
+            ValueError: if its actions are not finite.
+        """
         plan = self.planner.plan(problem, warm, generator=generator)
         if not plan.actions.isfinite().all():
             raise ValueError(
@@ -256,10 +272,4 @@ class MPCPolicy(Generic[S]):
                 "planner falls back on the warm start or problem.middle when all its candidates fail."
             )
         self.last_plan, self.last_problem = plan, problem
-        long = plan.next_start.extended(self.horizon, problem)
-        planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)
-        return state._replace(
-            actions=state.actions.index_copy(0, rows, planned.actions.to(state.actions)),
-            age=state.age.index_fill(0, rows, 0),
-            warm_start=left.replaced(rows, long),
-        )
+        return plan

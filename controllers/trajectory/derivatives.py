@@ -26,7 +26,8 @@ class Expansion(NamedTuple):
         jacobian: ``(H, N, X, D)`` of the next state's coordinates.
         gradient: ``(H, N, D)`` of minus the reward.
         hessian: ``(H, N, D, D)`` of minus the reward, positive semidefinite.
-        known: ``(H, N)`` bool, False where a step that counts has no finite derivatives; they are zero there.
+        known: ``(H, N)`` bool, where the derivatives are those of a step; elsewhere they are zero, because the step
+            does not count or has no finite derivatives.
     """
 
     jacobian: Tensor
@@ -72,14 +73,14 @@ def expand(task: VectorProblem, trajectory: Trajectory, method: Literal["finite"
             for part, found in zip(parts, _finite(task, other, size), strict=True)
         )
         batch = batch._replace(z=batch.z.index_copy(0, missing, other.z))
-    known = _finite_throughout(parts)
+    known = counts & _finite_throughout(parts)
     jacobian, gradient, hessian = (
-        th.where((known & counts).view(-1, *[1] * (part.ndim - 1)), part, 0).to(th.float64) for part in parts
+        th.where(known.view(-1, *[1] * (part.ndim - 1)), part, 0).to(th.float64) for part in parts
     )
     # The point of expansion was moved inside the bounds: back to the actions that were taken.
     back = (trajectory.actions.flatten(0, 1) - batch.z[:, size:]).to(hessian)
     gradient = gradient + (hessian[..., size:] @ back[..., None])[..., 0]
-    expansion = Expansion(jacobian, -gradient, nearest_positive(-hessian), known | ~counts)
+    expansion = Expansion(jacobian, -gradient, nearest_positive(-hessian), known)
     return Expansion(*(part.unflatten(0, (horizon, count)) for part in expansion))
 
 

@@ -110,8 +110,8 @@ class ILQR:
 
     A problem has *converged* when the quadratic model, hardly damped, promises less than ``tolerance`` times one plus
     the absolute score. That is a stationary point, as good as the trajectory it grew from: a local method does not
-    see a better valley. It has not when iterations or damping run out, or when its score is not finite: then the plan
-    is the best rollout so far, at worst the warm start or the middle of the action range.
+    see a better valley. It has not when iterations or damping run out, when its score is not finite, or when a step has
+    no finite derivatives: then the plan is the best rollout so far, at worst the warm start or the middle of the range.
 
     A start at which nothing changes the score to first order, such as a pendulum that hangs still, is left by noise of
     ``jitter``, once, unless the reward is constant; if that leads nowhere better the start is kept.
@@ -211,7 +211,8 @@ class ILQR:
         scores = search.nominal.scores.double()
         noise = 10 * float(th.finfo(task.precision).eps)
         enough = gains.improvement > max(self.tolerance, noise) * (1 + scores.abs())
-        settled = active & ~enough & scores.isfinite() & (ridge.value <= UNDAMPED) & expansion.known.all(0)
+        known = (expansion.known | ~search.nominal.counts).all(0)
+        settled = active & ~enough & known & scores.isfinite() & (ridge.value <= UNDAMPED)
         search = search._replace(ridge=ridge, active=active & ~settled, converged=search.converged | settled)
         return search, gains
 
