@@ -19,7 +19,7 @@ from mbrl_wrappers.types import Prediction
 from tests.controllers.linear import linear_problem, optimal_actions
 from tests.controllers.recording import RecordingProblem
 from tests.controllers.scripted import SCALAR, Particle, SharedMembers
-from tests.controllers.test_distributions import HIGH, LOW, ODD_BOX, in_env_units
+from tests.controllers.shooting.test_distributions import HIGH, LOW, ODD_BOX, in_env_units
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 PLANNERS: dict[str, Planner] = {
