@@ -74,7 +74,7 @@ class StepReport(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What one trial came to. Means are over its plans; None where no plan has a finite value.
+    """The result of one trial. Means are taken over its plans, and None where no plan has a finite value.
 
     Attributes:
         trial: number of the trial, random ones counted too.

@@ -195,7 +195,7 @@ class MPCPolicy(Generic[S]):
         return th.atleast_2d(obs).to(self.model.device), array.ndim == 1
 
     def _continued(self, state: Any, obs: Tensor, first: Tensor) -> MPCState:
-        """The state before planning: beginnings cleared, the belief brought up to date."""
+        """The state before planning: rows with a new episode are cleared, and the belief includes the observation."""
         count, device = len(obs), obs.device
         if state is None:
             actions = th.zeros(count, self.horizon, self.codec.size, device=device)

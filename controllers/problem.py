@@ -1,4 +1,4 @@
-"""What a planner is asked: the best actions over a horizon, from given starts, inside a model."""
+"""Planning problems: the best actions over a horizon, from given starts, in a model."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class PlanningProblem(Generic[S]):
 
     @property
     def num_problems(self) -> int:
-        """Starts, ``N``."""
+        """The number of starts, ``N``."""
         return len(self.start) if isinstance(self.start, Tensor) else num_rows(self.start)
 
     @property
@@ -280,7 +280,7 @@ class PlanningProblem(Generic[S]):
         return value
 
     def _predictions(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Iterator[Prediction]:
-        """The prediction of each step, rows ``B``, whatever way of rolling the model offers."""
+        """The predictions of ``B`` rows step by step, by the fastest way of rolling that the model offers."""
         rows, size = len(actions), self.model.observation_space.shape[0]
         if isinstance(self.model, SequenceModel):
             whole = self.model.rollout(state, actions, generator=generator, groups=groups)

@@ -1,4 +1,4 @@
-"""From near the goal to the goal: small corrections of all actions of a plan."""
+"""Correcting all actions of a plan a little, so that a path that ends near the goal ends at the goal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trees that grow by the actions of a model."""
+"""A tree of model states that grows by random actions."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class _Extension(NamedTuple):
 
 
 class _Search:
-    """One run of the planner: the tree, the books, and how they change from round to round."""
+    """One run of the planner: the tree, what it cost so far, and the rounds that grow it."""
 
     def __init__(self, planner: KinodynamicRRT, problem: KinodynamicProblem[Any], generator: Generator) -> None:
         self.planner, self.problem, self.generator = planner, problem, generator
@@ -207,7 +207,7 @@ class _Search:
         return np.logical_and.accumulate(free, 0)
 
     def _finish(self, extension: _Extension) -> None:
-        """Take the quickest way that passes the goal, if it is quicker than what is known."""
+        """Take the extension that reaches the goal in the fewest steps, if it is better than the best path so far."""
         gaps = np.where(extension.reached, self.problem.gaps(extension.places), np.inf)
         steps, rows = (gaps <= self.planner.goal_tolerance).nonzero()
         costs = self.tree.costs[extension.parents[rows]] + steps + 1
@@ -220,7 +220,7 @@ class _Search:
                 return
 
     def _keep(self, extension: _Extension, targets: Points) -> None:
-        """Add, for each of ``targets (K, D)``, the end nearest to it."""
+        """Add to the tree, for each of ``targets (K, D)``, the extension that ends nearest to it."""
         rows = np.arange(len(extension.parents))
         ends = self.problem.to_metric(extension.places[extension.holds - 1, rows])
         whole = extension.reached[extension.holds - 1, rows]

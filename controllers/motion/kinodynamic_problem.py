@@ -1,4 +1,4 @@
-"""Motion through a model: from an observed start to a goal among the coordinates of the model's state."""
+"""Motion problems in a model: from an observed start to a goal given in coordinates of the model's state."""
 
 from __future__ import annotations
 

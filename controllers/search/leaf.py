@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Continuations from a leaf to the horizon.
+    """Settings of the rollouts that continue from a leaf to the horizon.
 
     Attributes:
         count: how many a leaf's value is the mean of; None for one, or for none where the problem has a terminal value,

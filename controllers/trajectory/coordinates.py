@@ -131,12 +131,12 @@ class VectorProblem:
 
     @property
     def num_problems(self) -> int:
-        """``N``."""
+        """The number of problems, ``N``."""
         return num_rows(self.start)
 
     @property
     def horizon(self) -> int:
-        """``H``."""
+        """The number of steps planned, ``H``."""
         return self.problem.horizon
 
     def generator(self) -> Generator:

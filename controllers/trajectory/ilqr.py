@@ -14,7 +14,7 @@ from controllers.trajectory.coordinates import Choose, Trajectory, VectorProblem
 from controllers.trajectory.derivatives import Derivatives, Expansion, choose_method, expand
 from controllers.trajectory.lqr import Regulator
 from controllers.trajectory.plans import finished
-from controllers.trajectory.riccati import Gains, Room, backward
+from controllers.trajectory.riccati import ChangeBounds, Gains, backward
 from mbrl_wrappers.checks import at_least, within
 
 ActionLimits = Literal["box_qp", "clamp"]
@@ -198,11 +198,11 @@ class ILQR:
     def _solved(self, task: VectorProblem, search: _Search, expansion: Expansion) -> tuple[_Search, Gains]:
         """The gains along the current trajectory, and what they say about convergence."""
         ridge, active, actions = search.ridge, search.active, search.nominal.actions
-        room = None
+        bounds = None
         if self.limits == "box_qp":
-            room = Room(*((edge - actions).double() for edge in (task.low, task.high)))
+            bounds = ChangeBounds(*((edge - actions).double() for edge in (task.low, task.high)))
         while True:
-            gains = backward(expansion, task.problem.discount, ridge.value, room=room)
+            gains = backward(expansion, task.problem.discount, ridge.value, bounds=bounds)
             singular = active & ~gains.solved
             if not singular.any():
                 break
@@ -219,7 +219,7 @@ class ILQR:
     def _shaken(
         self, task: VectorProblem, search: _Search, expansion: Expansion, generator: Generator
     ) -> tuple[_Search, Tensor]:
-        """The search from noisy actions where the start is stationary but not all the same, and where that is."""
+        """The search restarted from noisy actions in problems with a stationary start, and which problems these are."""
         still = search.converged & ~expansion.is_flat
         if not still.any() or not self.jitter:
             return search, th.zeros_like(still)
