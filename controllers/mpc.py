@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
@@ -14,12 +13,13 @@ from typing_extensions import Unpack
 
 from controllers.plan import Plan, Planner, WarmStart
 from controllers.problem import PlanningProblem, TerminalValue
+from controllers.proposals import Proposals
 from controllers.risk import Risk
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.types import BoundModel, DynamicsModel, LatentModel, RolloutPolicy
+from mbrl_wrappers.types import BoundModel, DynamicsModel, LatentModel
 
 S = TypeVar("S")
 
@@ -41,27 +41,6 @@ class ObservationEncoder(Protocol):
     def encode(self, observation: Any) -> Tensor:
         """Observations ``(B,)`` of the environments as rows ``(B, O)``."""
         ...
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Sequences that a policy takes inside the model, as candidates of every plan (TD-MPC, Hansen et al. 2022).
-
-    Attributes:
-        policy: for example an SB3 agent as :class:`sb3_ext.AgentPolicy`.
-        count: sequences per plan.
-    """
-
-    policy: RolloutPolicy
-    count: int = 8
-
-    def __post_init__(self) -> None:
-        at_least("count", self.count)
-        if not callable(self.policy):
-            raise TypeError(
-                f"policy must be a function of observations, got {type(self.policy).__name__}: wrap an SB3 agent as "
-                "sb3_ext.AgentPolicy(agent)."
-            )
 
 
 class MPCState(NamedTuple):
@@ -240,8 +219,7 @@ class MPCPolicy(Generic[S]):
         generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
         warm = state.warm_start.take(rows).shifted(self.execute, problem).cut(horizon)
         if self.proposals is not None:
-            proposed = problem.propose(self.proposals.policy, self.proposals.count, generator=generator)
-            warm = warm._replace(proposals=proposed)
+            warm = warm._replace(proposals=self.proposals.draw(problem, generator=generator))
         plan = self._planned(problem, warm, generator)
         next_start = plan.next_start.extended(self.horizon, problem)
         planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)

@@ -19,7 +19,6 @@ from mbrl_wrappers.types import (
     Limits,
     MemberModel,
     Prediction,
-    RolloutPolicy,
     SequenceModel,
     SharedNoiseModel,
 )
@@ -222,6 +221,7 @@ class PlanningProblem(Generic[S]):
         """One state per particle and problem, the same for every candidate: ``P N K`` rows."""
         if isinstance(self.start, Tensor):
             start = self.start.to(dtype)
+            state: S
             if isinstance(self.model, MemberModel):
                 state = self.model.reset_particles(start, self.particles, generator=generator)
             else:
@@ -305,44 +305,3 @@ class PlanningProblem(Generic[S]):
             state = self._states(1, actions.dtype, generator)
             first = next(self._predictions(state, particles, 1, generator))
         return first.next_obs.requires_grad or first.reward.requires_grad
-
-    @th.no_grad()
-    def propose(self, policy: RolloutPolicy, count: int, *, generator: Generator) -> Tensor:
-        """Action sequences ``(N, count, H, A)`` that ``policy`` takes inside the model, closed loop, inside the bounds.
-
-        Where a prediction is not finite or outside of the model's limits, the policy sees the last observation that
-        was valid. Where an action is not finite, the middle of the range is taken.
-
-        Raises:
-            ValueError: for actions of another shape than ``(N * count, A)``.
-        """
-        low, high = self.bounds
-        start, limits = self._observed_start(), self.limits
-        obs = start.repeat_interleave(count, 0).float()
-        if isinstance(self.start, Tensor):
-            state = self.model.reset(obs, generator=generator)
-        else:
-            state = take_rows(self.start, th.arange(len(start), device=self.device).repeat_interleave(count))
-        taken = []
-        for _ in range(self.horizon):
-            action = policy(obs, generator=generator)
-            if action.shape != (len(obs), self.codec.size):
-                wanted = f"({len(obs)}, {self.codec.size})"
-                raise ValueError(f"policy must return model actions of shape {wanted}, got {tuple(action.shape)}.")
-            action = th.where(action.isfinite().all(1, keepdim=True), action.to(low), self.middle).clamp(low, high)
-            taken.append(action)
-            state, prediction = self.model.step(state, action, generator=generator)
-            prediction = prediction.shaped((len(obs),), obs.shape[1])
-            obs = th.where(valid_rows(prediction, limits)[:, None], prediction.next_obs.float(), obs)
-        proposed: Tensor = th.stack(taken, 1).unflatten(0, (self.num_problems, count))
-        return proposed
-
-    def _observed_start(self) -> Tensor:
-        if isinstance(self.start, Tensor):
-            return self.start
-        obs = getattr(self.start, "obs", None)
-        if not isinstance(obs, Tensor):
-            raise ValueError(
-                "A policy proposes from observations: the start state has none, pass observations instead."
-            )
-        return obs

@@ -58,7 +58,7 @@ def grow_with_ompl(request: OmplRequest, checker: Checker, rng: np.random.Genera
         if gap <= request.step and checker.edge_valid(start, goal):
             path = np.stack([start, goal])
         numbers = np.arange(len(path))
-        return Grown(path, path, numbers - 1, numbers * gap, 0)
+        return Grown(path, path, numbers - 1, gap * numbers.astype(np.float64), 0)
     level = util.getLogLevel()
     # OMPL shouts that a second seed in one process has no effect. It has, for what is built after it.
     util.setLogLevel(util.LogLevel.LOG_NONE)

@@ -68,10 +68,11 @@ def expand(task: VectorProblem, trajectory: Trajectory, method: Literal["finite"
     missing = (counts & ~_finite_throughout(parts)).nonzero().squeeze(1)
     if method == "autograd" and len(missing):
         other = _batch(task, trajectory, "finite").take(missing)
-        parts = tuple(
+        jacobian, gradient, hessian = (
             part.index_copy(0, missing, found.to(part))
             for part, found in zip(parts, _finite(task, other, size), strict=True)
         )
+        parts = (jacobian, gradient, hessian)
         batch = batch._replace(z=batch.z.index_copy(0, missing, other.z))
     known = counts & _finite_throughout(parts)
     jacobian, gradient, hessian = (

@@ -146,7 +146,7 @@ class Regulator(NamedTuple):
 def _at_point(
     task: VectorProblem, point: Tensor, action: Tensor, method: Literal["finite", "autograd"]
 ) -> tuple[Expansion, Tensor]:
-    """The expansion of all steps at ``point (N, X)`` and ``action (A,)``, and the defect ``(N, X)`` of a step from there.
+    """The expansion of all steps at ``point (N, X)`` and ``action (A,)``, and the defect ``(N, X)`` there.
 
     Only the last step differs, by the value at the horizon.
     """

@@ -24,7 +24,7 @@ from controllers import (
     save_progress,
 )
 from controllers import progress as progress_module
-from controllers.learning import PlanSummary
+from controllers.learning_reports import PlanSummary
 from controllers.plan import PlanReport
 from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions, TransitionStore
 from mbrl_wrappers.storage.checkpoint import CheckpointError

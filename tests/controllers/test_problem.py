@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from controllers import CEM, ICEM, ILQR, LQR, MCTS, MPPI, GradientShooting, PlanningProblem, RandomShooting
+from controllers import CEM, ICEM, ILQR, LQR, MCTS, MPPI, GradientShooting, PlanningProblem, Proposals, RandomShooting
 from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
 from mbrl_wrappers.types import Prediction
 from tests.controllers.linear import cost_of, linear_model, linear_problem, optimal_actions, optimal_cost
@@ -228,8 +228,8 @@ def test_a_tree_search_takes_starts_of_any_precision(dtype: Any) -> None:
 def test_policies_propose_from_starts_in_float64() -> None:
     model = EnsembleDynamics(spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), hidden=(8,), device="cpu")
     problem = PlanningProblem(model, th.zeros(1, 2, dtype=th.float64), 3)
-    policy = lambda obs, generator: obs[:, :1]  # noqa: E731
-    assert problem.propose(policy, 2, generator=th.Generator().manual_seed(0)).shape == (1, 2, 3, 1)
+    policy: Any = lambda obs, generator: obs[:, :1]  # noqa: E731
+    assert Proposals(policy, 2).draw(problem, generator=th.Generator().manual_seed(0)).shape == (1, 2, 3, 1)
 
 
 # --- borders ----------------------------------------------------------------------------------------------------------
