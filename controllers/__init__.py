@@ -1,12 +1,7 @@
 """Planning with any model. Planners see protocols only: never a concrete model, an environment or an agent."""
 
-from controllers.learning import (
-    PlannerLearningConfig,
-    PlannerLearningResult,
-    StepReport,
-    TrialReport,
-    learn_with_planner,
-)
+from controllers.learning import PlannerLearningConfig, learn_with_planner
+from controllers.learning_reports import PlannerLearningResult, StepReport, TrialReport
 from controllers.motion.closing import close_gap
 from controllers.motion.kinodynamic import KinodynamicRRT
 from controllers.motion.kinodynamic_path import KinodynamicPlan
@@ -18,10 +13,11 @@ from controllers.motion.rrt_star import RRTStar
 from controllers.motion.space import MotionProblem
 from controllers.motion.timing import Pace
 from controllers.motion.tracking import LinearDynamics, PathTracker
-from controllers.mpc import MPCPolicy, MPCState, Objective, Proposals
+from controllers.mpc import MPCPolicy, MPCState, Objective
 from controllers.plan import Plan, Planner, PlanReport, WarmStart
 from controllers.problem import PlanningProblem
 from controllers.progress import PlannerProgress, load_progress, save_progress
+from controllers.proposals import Proposals
 from controllers.risk import CVaR, Mean, MeanMinusStd, Risk, Worst
 from controllers.search.mcts import MCTS, Outcomes, Prior, Rollouts
 from controllers.search.statistics import RootStatistics, root_statistics, search_trees
@@ -30,6 +26,7 @@ from controllers.shooting.gradient import GradientShooting
 from controllers.shooting.icem import ICEM
 from controllers.shooting.mppi import MPPI
 from controllers.shooting.random_shooting import RandomShooting
+from controllers.spread import ReturnSpread
 from controllers.trajectory.ilqr import ILQR
 from controllers.trajectory.lqr import LQR
 
@@ -69,6 +66,7 @@ __all__ = [
     "RRTConnect",
     "RRTStar",
     "RandomShooting",
+    "ReturnSpread",
     "Risk",
     "Rollouts",
     "RootStatistics",

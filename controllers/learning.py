@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 
+from controllers.learning_reports import OnStep, OnTrial, PlannerLearningResult, PlanSummary, StepReport, TrialReport
 from controllers.mpc import MPCPolicy
-from controllers.plan import PlanReport
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.replay import TransitionStore
@@ -50,76 +48,6 @@ class PlannerLearningConfig:
                 at_least(name, getattr(self, name))
         if self.total_steps is None and self.trials is None:
             raise ValueError("Say when to stop: give total_steps, trials or both.")
-
-
-class StepReport(NamedTuple):
-    """The run after a real step.
-
-    Attributes:
-        trial: number of the trial.
-        random: whether actions are random.
-        length: steps of this trial so far.
-        real_return: its rewards so far.
-        real_steps: of the whole run.
-        plan: the report of the plan made for this step; None when an older one went on, or the action was random.
-    """
-
-    trial: int
-    random: bool
-    length: int
-    real_return: float
-    real_steps: int
-    plan: PlanReport | None
-
-
-@dataclass(frozen=True)
-class TrialReport:
-    """What one trial came to. Means are over its plans; None where no plan has a finite value.
-
-    Attributes:
-        trial: number of the trial, random ones counted too.
-        random: whether actions were random.
-        real_return: sum of real rewards.
-        length: steps.
-        terminated: whether the task ended it; otherwise it was cut.
-        real_steps: of the whole run, this trial included.
-        fit: of the last fit during or after this trial; None when there was none.
-        plans: how many plans were made.
-        plan_milliseconds: median wall time of a plan.
-        model_calls: transitions predicted for planning.
-        warm_start_value: mean score of what plans started from.
-        best_value: mean score of the best candidate.
-        mean_value: mean score of the last candidates.
-    """
-
-    trial: int
-    random: bool
-    real_return: float
-    length: int
-    terminated: bool
-    real_steps: int
-    fit: FitReport | None
-    plans: int
-    plan_milliseconds: float | None
-    model_calls: int
-    warm_start_value: float | None
-    best_value: float | None
-    mean_value: float | None
-
-
-@dataclass(frozen=True)
-class PlannerLearningResult:
-    """The reports of all trials, earlier parts of the run included, and whether ``on_step`` stopped it."""
-
-    trials: tuple[TrialReport, ...]
-    stopped: bool
-
-
-OnStep = Callable[[StepReport], "bool | None"]
-"""Called after every real step; False stops the run there."""
-
-OnTrial = Callable[[TrialReport], None]
-"""Called after every trial and its fit: the moment to save."""
 
 
 def learn_with_planner(
@@ -166,11 +94,11 @@ def learn_with_planner(
 
 
 class _Stopped(Exception):
-    """``on_step`` said so."""
+    """``on_step`` returned False."""
 
 
 class _Learning:
-    """One run: its parts, and its books."""
+    """One run: its parts, the trials so far and the real steps so far."""
 
     def __init__(
         self,
@@ -241,7 +169,8 @@ class _Learning:
                 action, state = policy.predict(obs, state, np.array([length == 0]))
             plan = None if policy.last_plan is before or policy.last_plan is None else policy.last_plan.report
             plans += [] if plan is None else [plan]
-            next_obs, reward, ended, truncated, _ = self.env.step(action)
+            executed = copy.deepcopy(action)  # some environments change the action that they are given, in place
+            next_obs, reward, ended, truncated, _ = self.env.step(executed)
             length, total, terminated = length + 1, total + float(reward), bool(ended)
             over = terminated or bool(truncated) or length >= limit
             self.store.add(obs, action, reward, next_obs, terminated, over and not terminated)
@@ -255,7 +184,16 @@ class _Learning:
         first = random and not self._is_random()
         if first or (not random and self.config.train_freq is None):
             fit = self._fit()
-        return TrialReport(trial, random, total, length, terminated, self.real_steps, fit, *_summed_up(plans))
+        return TrialReport(
+            trial=trial,
+            random=random,
+            real_return=total,
+            length=length,
+            terminated=terminated,
+            real_steps=self.real_steps,
+            fit=fit,
+            **PlanSummary.of(plans)._asdict(),
+        )
 
     def _fit_is_due(self, random: bool) -> bool:
         every = self.config.train_freq
@@ -268,25 +206,6 @@ class _Learning:
             max_gradient_steps=self.config.max_gradient_steps,
             row_ids=self.store.row_ids(),
         )
-
-
-def _summed_up(
-    plans: Sequence[PlanReport],
-) -> tuple[int, float | None, int, float | None, float | None, float | None]:
-    """The fields of :class:`TrialReport` that are about plans, in its order."""
-
-    def mean(values: Sequence[float]) -> float | None:
-        finite = [value for value in values if math.isfinite(value)]
-        return fmean(finite) if finite else None
-
-    return (
-        len(plans),
-        1000 * median(plan.seconds for plan in plans) if plans else None,
-        sum(plan.model_calls for plan in plans),
-        mean([float(plan.warm_start_value) for plan in plans]),
-        mean([float(plan.best_value) for plan in plans]),
-        mean([float(plan.mean_value) for plan in plans]),
-    )
 
 
 def _check_parts(env: GymEnv, policy: MPCPolicy[Any], trainer: ModelTrainer, store: TransitionStore) -> None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 from typing_extensions import Unpack
 
 from controllers.plan import Plan, Planner, WarmStart
 from controllers.problem import PlanningProblem, TerminalValue
+from controllers.proposals import Proposals
 from controllers.risk import Risk
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.types import BoundModel, DynamicsModel, LatentModel, RolloutPolicy
+from mbrl_wrappers.types import BoundModel, DynamicsModel, LatentModel
 
 S = TypeVar("S")
 
@@ -44,29 +44,8 @@ class ObservationEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """Sequences that a policy takes inside the model, as candidates of every plan (TD-MPC, Hansen et al. 2022).
-
-    Attributes:
-        policy: for example an SB3 agent as :class:`sb3_ext.AgentPolicy`.
-        count: sequences per plan.
-    """
-
-    policy: RolloutPolicy
-    count: int = 8
-
-    def __post_init__(self) -> None:
-        at_least("count", self.count)
-        if not callable(self.policy):
-            raise TypeError(
-                f"policy must be a function of observations, got {type(self.policy).__name__}: wrap an SB3 agent as "
-                "sb3_ext.AgentPolicy(agent)."
-            )
-
-
 class MPCState(NamedTuple):
-    """What travels from one ``predict`` to the next, one row per environment.
+    """What one ``predict`` passes to the next, one row per environment.
 
     Attributes:
         actions: ``(N, H, A)`` the plan under way.
@@ -156,7 +135,8 @@ class MPCPolicy(Generic[S]):
                 numbers of states, also ``()`` or ``(N,)`` of these.
             state: what the previous call returned; None at first.
             episode_start: ``(N,)`` bool, rows whose episode begins with this observation.
-            deterministic: accepted for Stable-Baselines3's sake; planning adds no noise to what it executes.
+            deterministic: has no effect, because planning adds no noise to what it executes; it is part of the
+                interface of Stable-Baselines3.
 
         Raises:
             ValueError: for observations that are not the model's or not finite, for a state of another batch, and for
@@ -195,7 +175,7 @@ class MPCPolicy(Generic[S]):
         return th.atleast_2d(obs).to(self.model.device), array.ndim == 1
 
     def _continued(self, state: Any, obs: Tensor, first: Tensor) -> MPCState:
-        """The state before planning: beginnings cleared, the belief brought up to date."""
+        """The state before planning: rows with a new episode are cleared, and the belief includes the observation."""
         count, device = len(obs), obs.device
         if state is None:
             actions = th.zeros(count, self.horizon, self.codec.size, device=device)
@@ -236,20 +216,34 @@ class MPCPolicy(Generic[S]):
 
     def _replanned(self, state: MPCState, obs: Tensor, horizon: int, rows: Tensor) -> MPCState:
         """The state once ``rows`` have a new plan."""
+        problem = self._problem(state, obs, horizon, rows)
+        generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
+        warm = state.warm_start.take(rows).shifted(self.execute, problem).cut(horizon)
+        if self.proposals is not None:
+            warm = warm._replace(proposals=self.proposals.draw(problem, generator=generator))
+        plan = self._planned(problem, warm, generator)
+        next_start = plan.next_start.extended(self.horizon, problem)
+        planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)
+        return state._replace(
+            actions=state.actions.index_copy(0, rows, planned.actions.to(state.actions)),
+            age=state.age.index_fill(0, rows, 0),
+            warm_start=state.warm_start.replaced(rows, next_start),
+        )
+
+    def _problem(self, state: MPCState, obs: Tensor, horizon: int, rows: Tensor) -> PlanningProblem[S]:
+        """What is to be planned for ``rows`` of the environments."""
         start: Any = obs[rows] if state.belief is None else take_rows(state.belief[0], rows)
         model: Any = self.model
         if isinstance(model, BoundModel) and len(rows) < len(obs) == model.num_envs:
-            model = model.of_envs(rows)  # the model may go by the order of rows
-        problem: PlanningProblem[S] = PlanningProblem(model, start, horizon, **self.objective)
-        generator = torch_generator(seed_at(self.seed, 2 * state.calls + 1), problem.device)
-        left = state.warm_start
-        elites = None if left.elites is None else left.elites[rows]
-        memory = None if left.memory is None else left.memory[rows]
-        warm = WarmStart(left.actions[rows], left.known[rows], elites, memory=memory)
-        warm = warm.shifted(self.execute, problem).cut(horizon)
-        if self.proposals is not None:
-            proposed = problem.propose(self.proposals.policy, self.proposals.count, generator=generator)
-            warm = warm._replace(proposals=proposed)
+            model = model.of_envs(rows)  # such a model may tell its environments apart by the order of rows
+        return PlanningProblem(model, start, horizon, **self.objective)
+
+    def _planned(self, problem: PlanningProblem[S], warm: WarmStart, generator: Generator) -> Plan:
+        """The planner's plan, kept as :attr:`last_plan` for logs and pictures.
+
+        Raises:
+            ValueError: if its actions are not finite.
+        """
         plan = self.planner.plan(problem, warm, generator=generator)
         if not plan.actions.isfinite().all():
             raise ValueError(
@@ -257,10 +251,4 @@ class MPCPolicy(Generic[S]):
                 "planner falls back on the warm start or problem.middle when all its candidates fail."
             )
         self.last_plan, self.last_problem = plan, problem
-        long = plan.next_start.extended(self.horizon, problem)
-        planned = plan.next_start._replace(actions=plan.actions).extended(self.horizon, problem)
-        return state._replace(
-            actions=state.actions.index_copy(0, rows, planned.actions.to(state.actions)),
-            age=state.age.index_fill(0, rows, 0),
-            warm_start=left.replaced(rows, long),
-        )
+        return plan

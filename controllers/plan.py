@@ -9,12 +9,13 @@ import torch as th
 from torch import Generator, Tensor
 
 from controllers.problem import PlanningProblem
+from controllers.spread import ReturnSpread
 from mbrl_wrappers.objects import Objects
 from mbrl_wrappers.rows import put_rows
 
 
 class PlannerMemory(Protocol):
-    """What a planner remembers of one problem besides sequences, such as a search tree; never changed in place."""
+    """What a planner needs from its previous plan besides sequences, such as a search tree; never changed in place."""
 
     def shifted(self, steps: int) -> PlannerMemory:
         """The memory once ``steps`` more actions of the plan have been executed."""
@@ -26,10 +27,11 @@ class WarmStart(NamedTuple):
 
     Attributes:
         actions: ``(N, H, A)`` the sequence to start from.
-        known: ``(N,)`` bool, False where a row has no previous plan; its entries then mean nothing.
-        elites: ``(N, M, H, A)`` good sequences worth another look, or None.
-        proposals: ``(N, M, H, A)`` sequences from elsewhere (an agent's policy inside the model), or None.
-        memory: ``(N,)`` what else the planner wants back, for its own eyes; a row is None where there is nothing.
+        known: ``(N,)`` bool, False where a row has no previous plan; its entries are then not read.
+        elites: ``(N, M, H, A)`` good sequences of the previous plan, or None.
+        proposals: ``(N, M, H, A)`` sequences that an agent's policy takes inside the model, or None.
+        memory: ``(N,)`` what else the planner needs from its previous plan, such as a search tree; None where a row has
+            nothing. Only the planner that wrote it reads it.
     """
 
     actions: Tensor
@@ -39,9 +41,15 @@ class WarmStart(NamedTuple):
     memory: Objects[PlannerMemory | None] | None = None
 
     def firsts(self) -> Tensor:
-        """The sequences to look at before anything else: warm start, elites, proposals, ``(N, M, H, A)``."""
+        """The first candidates of a plan: warm start, elites and proposals, ``(N, M, H, A)``."""
         first = self.actions[:, None]
         return th.cat([first, *(part.to(first) for part in (self.elites, self.proposals) if part is not None)], 1)
+
+    def take(self, rows: Tensor) -> WarmStart:
+        """The problems ``rows`` (int64), without proposals, which belong to a single plan."""
+        elites = None if self.elites is None else self.elites[rows]
+        memory = None if self.memory is None else self.memory[rows]
+        return WarmStart(self.actions[rows], self.known[rows], elites, memory=memory)
 
     def shifted(self, steps: int, problem: PlanningProblem[Any]) -> WarmStart:
         """The same sequences once ``steps`` of their actions have been executed, filled up at the end."""
@@ -51,7 +59,7 @@ class WarmStart(NamedTuple):
         return shifted._replace(memory=Objects([None if row is None else row.shifted(steps) for row in self.memory]))
 
     def extended(self, length: int, problem: PlanningProblem[Any]) -> WarmStart:
-        """Sequences of at least ``length`` steps.
+        """Sequences filled up to at least ``length`` steps.
 
         Box actions are filled up with the middle of their range, one-hot actions with their last row.
         """
@@ -97,19 +105,21 @@ def _filled_up(actions: Tensor, skipped: int, length: int, problem: PlanningProb
 
 
 class PlanReport(NamedTuple):
-    r"""What a plan cost and how its parts compare; ``(N,)`` tensors hold one value per problem, NaN for none.
+    r"""What a plan cost and how its candidates compare; ``(N,)`` tensors have one value per problem, NaN for none.
 
     Attributes:
         warm_start_value: score of the sequence started from.
         best_value: the best score of all candidates.
         mean_value: mean score of the last iteration's finite candidates.
         effective_sample_size: candidates that carry the result: :math:`1 / \sum w^2` with MPPI's weights, CEM's elites.
-        num_invalid: candidates with a score that was not finite, all problems together.
+        num_invalid: candidates that failed, all problems together: not finite, or outside of the model's limits.
         model_calls: transitions predicted, all rows of all problems together.
         seconds: wall time of the whole plan.
         model_seconds: the part of it spent in scoring.
         converged: for methods that know: whether they met their tolerance, ``(N,)`` bool; None otherwise.
         iterations: improvement steps taken.
+        spread: how far the returns of the particles lie apart for the sequence to execute, and what of that is
+            disagreement between the members of the model; None for planners that follow a single row.
     """
 
     warm_start_value: Tensor
@@ -122,6 +132,7 @@ class PlanReport(NamedTuple):
     model_seconds: float
     converged: Tensor | None = None
     iterations: int = 0
+    spread: ReturnSpread | None = None
 
 
 class Plan(NamedTuple):
@@ -145,7 +156,7 @@ class Plan(NamedTuple):
 
 
 class Planner(Protocol):
-    """Turns a problem into a plan; holds numbers only, no state."""
+    """Turns a problem into a plan; a planner has settings only and keeps nothing from plan to plan."""
 
     def plan(
         self, problem: PlanningProblem[Any], warm_start: WarmStart | Tensor | None = None, *, generator: Generator

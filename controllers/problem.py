@@ -1,20 +1,27 @@
-"""What a planner is asked: the best actions over a horizon, from given starts, inside a model."""
+"""Planning problems: the best actions over a horizon, from given starts, in a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch as th
 from torch import Generator, Tensor
 
 from controllers.risk import Mean, Risk
+from controllers.validity import limits_from, valid_rows
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.ranges import finite_rows
 from mbrl_wrappers.rows import num_rows, take_rows
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.types import DynamicsModel, Prediction, RolloutPolicy, SequenceModel, SharedNoiseModel
+from mbrl_wrappers.types import (
+    DynamicsModel,
+    Limits,
+    MemberModel,
+    Prediction,
+    SequenceModel,
+    SharedNoiseModel,
+)
 
 S = TypeVar("S")
 
@@ -22,31 +29,53 @@ TerminalValue = Callable[[Tensor], Tensor]
 """``terminal_value(obs (B, O)) -> (B,)``: the return expected after the horizon."""
 
 
-class PlanningProblem(Generic[S]):
-    r"""``N`` planning problems that share a model: maximise the return of ``H`` actions from each start.
+class Evaluation(NamedTuple):
+    """What candidates came to.
 
-    A candidate :math:`a_0 \dots a_{H-1}` scores
+    Attributes:
+        scores: ``(N, P)``, minus infinity for candidates that failed.
+        returns: ``(N, P, K)`` of their particles, minus infinity for particles that failed.
+        members: ``(N, K)`` int64, the member of the model that each particle followed to the horizon; None where none
+            did. All candidates of a start share them.
+    """
+
+    scores: Tensor
+    returns: Tensor
+    members: Tensor | None
+
+
+class PlanningProblem(Generic[S]):
+    r"""``N`` starts in a model, each with the task to find the ``H`` actions of the highest score.
+
+    The score of a candidate :math:`a_0 \dots a_{H-1}` is the risk :math:`\rho` (the mean, unless said otherwise) of the
+    returns of its ``K`` particles,
 
     .. math:: \rho_k\Big[\sum_{t < \min(T_k, H)} \gamma^t r_t
-              + \gamma^{T_k - 1} r_{end}\,[T_k \le H] + \gamma^H V(s_H)\,[T_k > H]\Big]
+              + \gamma^{T_k - 1} r_{end}\,[T_k \le H] + \gamma^H V(s_H)\,[T_k > H]\Big],
 
-    where :math:`T_k` counts the steps of particle :math:`k` up to and with its first predicted termination,
-    :math:`r_{end}` is ``terminal_reward`` and :math:`\rho` the risk: nothing counts after a termination. A candidate
-    with a particle whose prediction stops being finite while it lives scores minus infinity.
+    where :math:`T_k` counts the steps of particle :math:`k` up to and with its first predicted termination. A particle
+    that terminates gets ``terminal_reward`` :math:`r_{end}` and nothing after it; one that reaches the horizon gets
+    ``terminal_value`` :math:`V`.
 
-    Particles are rows: each start is reset ``particles`` times, so that an ensemble gives every particle a member of
-    its own (TS-infinity), a fresh one in each step (TS1) or the mean, as the model's ``propagation`` says (PETS, Chua
-    et al. 2018, section 5.1). Candidates share these members, and the noise too where the model offers it (common
-    random numbers), so that they differ by their actions alone.
+    A particle fails if, before it terminates, a prediction is not finite or outside of the model's ``limits``, where
+    the model has them (:class:`~mbrl_wrappers.types.Limits`: the range of the data that a learned model was fitted
+    to). A candidate with a failed particle scores minus infinity.
+
+    A particle is one row of the model. Every start is reset ``K`` times; in an ensemble each particle then follows one
+    member to the horizon (``propagation="tsinf"``), another member in each step (``"ts1"``) or the mean of all
+    (``"mean"``), after PETS (Chua et al. 2018, section 5.1). With ``"tsinf"`` the members are dealt out evenly to the
+    particles of a start. All candidates are tried with the same members, and with the same noise where the model
+    offers that (:class:`~mbrl_wrappers.types.SharedNoiseModel`), so that scores differ by the actions alone.
 
     Args:
         model: any dynamics model.
-        start: observations ``(N, O)``, or a state of the model with ``N`` rows (then particles differ by noise only).
+        start: observations ``(N, O)``, or a state of the model with ``N`` rows; particles of a state share its member
+            and differ by noise only. float64 is kept where the model computes in it, else cast to float32.
         horizon: steps planned, ``H``.
         discount: :math:`\gamma` in [0, 1].
         particles: rows per candidate, ``K``; one is enough for a deterministic model.
-        risk: how particles become one score; default :class:`~controllers.risk.Mean`.
-        terminal_value: what a state at the horizon is worth, for example an agent's critic.
+        risk: how the returns of the particles become one score; default :class:`~controllers.risk.Mean`.
+        terminal_value: the return to expect from a state at the horizon, for example an agent's critic.
         terminal_reward: added where the model predicts a termination; negative when ending early is a failure.
 
     Raises:
@@ -90,11 +119,22 @@ class PlanningProblem(Generic[S]):
             )
         if not obs.isfinite().all():
             raise ValueError("start must be finite: nothing can be planned from an observation with NaN or infinity.")
-        return (obs if obs.is_floating_point() else obs.float()).to(self.device)
+        obs = obs.to(self.device)
+        return obs if obs.dtype == th.float64 and self._computes_in_float64(obs[:1]) else obs.float()
+
+    @th.no_grad()
+    def _computes_in_float64(self, obs: Tensor) -> bool:
+        """Whether the model takes a step from ``obs (1, O)`` in float64."""
+        generator, action = torch_generator(0, self.device), self.middle.double()[None]
+        try:
+            self.model.step(self.model.reset(obs, generator=generator), action, generator=generator)
+        except RuntimeError:  # what torch raises for tensors of different precision
+            return False
+        return True
 
     @property
     def num_problems(self) -> int:
-        """Starts, ``N``."""
+        """The number of starts, ``N``."""
         return len(self.start) if isinstance(self.start, Tensor) else num_rows(self.start)
 
     @property
@@ -122,16 +162,30 @@ class PlanningProblem(Generic[S]):
         return th.zeros_like(low).clamp(low, high)
 
     @property
+    def limits(self) -> Limits | None:
+        """The model's limits at this moment, widened to contain all starts; None for a model without limits."""
+        return limits_from(self.model, self.start if isinstance(self.start, Tensor) else None)
+
+    @property
     def is_exact(self) -> bool:
-        """Whether the model calls itself the truth, so that its best sequence deserves belief (see ``model.exact``)."""
+        """Whether the model says that it is the true environment (``model.exact``)."""
         return bool(getattr(self.model, "exact", False))
 
     def score(self, actions: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """The score of each candidate, ``(N, P)``; minus infinity where it is not finite. Differentiable.
+        """The score of each candidate, ``(N, P)``; minus infinity where it failed. Differentiable.
+
+        Args and errors are those of :meth:`evaluate`.
+        """
+        return self.evaluate(actions, generator=generator).scores
+
+    def evaluate(self, actions: Tensor, *, generator: Generator | None = None) -> Evaluation:
+        """The score of each candidate and the returns it is made of. Differentiable.
 
         Args:
             actions: model actions ``(N, P, H, A)``.
-            generator: source of the model's draws; by default one with a fixed seed, so that scores repeat.
+            generator: source of the model's draws; by default one with a fixed seed, so that scores repeat. From the
+                same state of the generator a candidate gets the same draws, whatever candidates are beside it, if the
+                model shares its noise.
 
         Raises:
             ValueError: for another shape, and for a model that predicts other shapes than it should.
@@ -139,6 +193,10 @@ class PlanningProblem(Generic[S]):
         if actions.ndim != 4 or (len(actions), *actions.shape[2:]) != (self.num_problems, *self.sequence_shape):
             wanted = f"({self.num_problems}, P, {self.horizon}, {self.codec.size})"
             raise ValueError(f"actions must have shape {wanted}, got {tuple(actions.shape)}.")
+        if actions.shape[1] == 1 and isinstance(self.model, SharedNoiseModel):
+            # A single block of rows may be given its draws in another order than several.
+            both = self.evaluate(actions.expand(-1, 2, -1, -1), generator=generator)
+            return Evaluation(both.scores[:, :1], both.returns[:, :1], both.members)
         generator = generator or torch_generator(0, self.device)
         problems, population = actions.shape[:2]
         if isinstance(self.start, Tensor):  # one precision for both, the higher one
@@ -148,20 +206,26 @@ class PlanningProblem(Generic[S]):
         actions = th.where(usable[:, :, None, None], actions, self.middle.to(actions.dtype))
         # Candidates outermost: the blocks that share their random draws are then consecutive.
         rows = actions.transpose(0, 1)[:, :, None].expand(-1, -1, self.particles, -1, -1).flatten(0, 2)  # (P N K, H, A)
-        returns = self._returns(self._states(population, actions.dtype, generator), rows, population, generator)
+        state = self._states(population, actions.dtype, generator)
+        members = self._members(state)
+        returns = self._returns(state, rows, population, generator)
         returns = returns.view(population, problems, self.particles)
         scores = self.risk(returns)
         if scores.shape != returns.shape[:2]:
             raise ValueError(f"risk must reduce {tuple(returns.shape)} over particles, got {tuple(scores.shape)}.")
         # Whatever a risk makes of a particle at minus infinity (NaN, or nothing at all), the candidate failed.
         valid = usable & returns.isfinite().all(2).t() & scores.isfinite().t()
-        return th.where(valid, scores.t(), -th.inf)
+        return Evaluation(th.where(valid, scores.t(), -th.inf), returns.transpose(0, 1), members)
 
     def _states(self, population: int, dtype: th.dtype, generator: Generator) -> S:
         """One state per particle and problem, the same for every candidate: ``P N K`` rows."""
         if isinstance(self.start, Tensor):
-            start = self.start.to(dtype).repeat_interleave(self.particles, 0)
-            state = self.model.reset(start, generator=generator)
+            start = self.start.to(dtype)
+            state: S
+            if isinstance(self.model, MemberModel):
+                state = self.model.reset_particles(start, self.particles, generator=generator)
+            else:
+                state = self.model.reset(start.repeat_interleave(self.particles, 0), generator=generator)
         else:
             each = th.arange(self.num_problems, device=self.device)
             state = take_rows(self.start, each.repeat_interleave(self.particles))
@@ -169,14 +233,21 @@ class PlanningProblem(Generic[S]):
             return state
         return take_rows(state, th.arange(num_rows(state), device=self.device).repeat(population))
 
+    def _members(self, state: S) -> Tensor | None:
+        """The member ``(N, K)`` that each particle of ``P N K`` rows follows to the horizon, None where none does."""
+        members = self.model.lasting_members(state) if isinstance(self.model, MemberModel) else None
+        if members is None:
+            return None
+        return members[: self.num_problems * self.particles].view(-1, self.particles)
+
     def _returns(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Tensor:
         """The return of every row, ``(B,)``, minus infinity where a prediction failed."""
         alive = th.ones(len(actions), dtype=th.bool, device=self.device)
         failed = ~alive
         total = last = None
-        weight = 1.0
+        weight, limits = 1.0, self.limits
         for prediction in self._predictions(state, actions, groups, generator):
-            valid = prediction.reward.isfinite() & finite_rows(prediction.next_obs.detach())
+            valid = valid_rows(prediction, limits)
             failed = failed | (alive & ~valid)
             alive = alive & valid
             gain = prediction.reward + self.terminal_reward * prediction.terminated
@@ -209,7 +280,7 @@ class PlanningProblem(Generic[S]):
         return value
 
     def _predictions(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Iterator[Prediction]:
-        """The prediction of each step, rows ``B``, whatever way of rolling the model offers."""
+        """The predictions of ``B`` rows step by step, by the fastest way of rolling that the model offers."""
         rows, size = len(actions), self.model.observation_space.shape[0]
         if isinstance(self.model, SequenceModel):
             whole = self.model.rollout(state, actions, generator=generator, groups=groups)
@@ -234,43 +305,3 @@ class PlanningProblem(Generic[S]):
             state = self._states(1, actions.dtype, generator)
             first = next(self._predictions(state, particles, 1, generator))
         return first.next_obs.requires_grad or first.reward.requires_grad
-
-    @th.no_grad()
-    def propose(self, policy: RolloutPolicy, count: int, *, generator: Generator) -> Tensor:
-        """Action sequences ``(N, count, H, A)`` that ``policy`` takes inside the model, closed loop, inside the bounds.
-
-        Where a prediction is not finite the policy is shown the last observation that was, and where an action is not
-        the middle of the range is taken.
-
-        Raises:
-            ValueError: for actions of another shape than ``(N * count, A)``.
-        """
-        low, high = self.bounds
-        start = self._observed_start()
-        rows = start.repeat_interleave(count, 0)
-        if isinstance(self.start, Tensor):
-            state = self.model.reset(rows, generator=generator)
-        else:
-            state = take_rows(self.start, th.arange(len(start), device=self.device).repeat_interleave(count))
-        obs, taken = rows.float(), []
-        for _ in range(self.horizon):
-            action = policy(obs, generator=generator)
-            if action.shape != (len(obs), self.codec.size):
-                wanted = f"({len(obs)}, {self.codec.size})"
-                raise ValueError(f"policy must return model actions of shape {wanted}, got {tuple(action.shape)}.")
-            action = th.where(action.isfinite().all(1, keepdim=True), action.to(low), self.middle).clamp(low, high)
-            taken.append(action)
-            state, prediction = self.model.step(state, action, generator=generator)
-            obs = th.where(prediction.next_obs.isfinite().all(1, keepdim=True), prediction.next_obs.float(), obs)
-        proposed: Tensor = th.stack(taken, 1).unflatten(0, (self.num_problems, count))
-        return proposed
-
-    def _observed_start(self) -> Tensor:
-        if isinstance(self.start, Tensor):
-            return self.start
-        obs = getattr(self.start, "obs", None)
-        if not isinstance(obs, Tensor):
-            raise ValueError(
-                "A policy proposes from observations: the start state has none, pass observations instead."
-            )
-        return obs

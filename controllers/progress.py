@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from controllers.learning import TrialReport
+from controllers.learning_reports import TrialReport
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.storage.checkpoint import CheckpointError, Storable, load, save

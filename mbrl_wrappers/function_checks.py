@@ -144,8 +144,8 @@ def _reward_text(known: Tensor, real: Tensor) -> str | None:
     if float(error.square().mean().sqrt()) <= agreed:  # not for NaN
         return None
     return (
-        f"The known reward is not that of the environment: over {len(real)} real transitions it predicts {known.mean():.4g} "
-        f"on average where the environment gave {real.mean():.4g} (standard deviation {spread:.3g}); they differ by "
+        f"The known reward is not that of the environment: over {len(real)} real transitions it predicts "
+        f"{known.mean():.4g} on average where the environment gave {real.mean():.4g} (standard deviation {spread:.3g}); they differ by "
         f"{error.abs().mean():.3g} on average and by {error.abs().max():.3g} at most. Correct reward_fn (its units, "
         "its sign, a wrapper that changes rewards), or leave it out and the reward is learned."
     )
@@ -157,6 +157,7 @@ def _termination_text(ends: Confusion, rows: int) -> str | None:
     true = ends.true_positives + ends.false_negatives
     return (
         f"The known termination is not that of the environment: of {rows} real transitions its "
-        f"predictions miss {ends.false_negatives} of {true} true terminations and report {ends.false_positives} that did not happen. "
+        f"predictions miss {ends.false_negatives} of {true} true terminations and report {ends.false_positives} that "
+        "did not happen. "
         "Correct termination_fn, or leave it out and the termination is learned."
     )

@@ -261,6 +261,22 @@ class SharedNoiseModel(Protocol[S]):
 
 
 @runtime_checkable
+class MemberModel(Protocol[S]):
+    """A model of several members, of which each row follows one."""
+
+    def reset_particles(self, obs: Tensor, particles: int, *, generator: Generator) -> S:
+        """Start ``particles`` trajectories per row of ``obs (N, O)``, those of a row side by side: ``N K`` rows.
+
+        Members are dealt out evenly: among the ``K`` particles of a row no member comes up twice more than another.
+        """
+        ...
+
+    def lasting_members(self, state: S) -> Tensor | None:
+        """The member ``(B,)`` int64 that each row follows from here on; None where rows keep no member of their own."""
+        ...
+
+
+@runtime_checkable
 class VectorStateModel(Protocol[S]):
     """A model whose Markov state is a vector in which derivatives can be taken."""
 

@@ -1,4 +1,4 @@
-"""From near the goal to the goal: small corrections of all actions of a plan."""
+"""Correcting all actions of a plan a little, so that a path that ends near the goal ends at the goal."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _corrected(
 
 
 def _roll(problem: KinodynamicProblem[Any], actions: Points, seed: int) -> Points:
-    """Coordinates ``(H + 1, B, D)`` of plans ``(B, H, A)``; NaN from where the model predicts a termination on."""
+    """Coordinates ``(H + 1, B, D)`` of plans ``(B, H, A)``; NaN after a step that no plan may go on from."""
     model, generator = problem.model, torch_generator(seed, problem.model.device)
     start = problem.begin(generator)
     rows: Tensor = th.zeros(len(actions), dtype=th.long, device=model.device)
@@ -117,7 +117,7 @@ def _roll(problem: KinodynamicProblem[Any], actions: Points, seed: int) -> Point
     ended = np.zeros(len(actions), bool)
     for t in range(actions.shape[1]):
         state, prediction = model.step(state, steps[:, t], generator=generator)
-        ended |= prediction.terminated.cpu().numpy()
+        ended |= problem.is_over(prediction)
         places.append(np.where(ended[:, None], np.nan, problem.coordinates(state, prediction.next_obs)))
     return np.stack(places)
 

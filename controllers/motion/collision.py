@@ -14,7 +14,7 @@ BLOCK = 2**16  # points per call of the user's function
 
 
 class Checker:
-    """Checks points and edges in metric coordinates, and keeps the books.
+    """Checks points and edges in metric coordinates, and counts the points checked.
 
     Args:
         region: bounds, obstacles, resolution.

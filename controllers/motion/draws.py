@@ -15,7 +15,7 @@ AHEAD = 64  # points drawn at a time
 
 
 def numpy_stream(generator: Generator | np.random.Generator) -> np.random.Generator:
-    """A numpy stream: the one given, or one seeded by a draw of a torch generator."""
+    """A numpy generator: the one given, or a new one that is seeded by a draw of the torch generator given."""
     if isinstance(generator, np.random.Generator):
         return generator
     return np.random.default_rng(draw_seed(generator))

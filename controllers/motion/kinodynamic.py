@@ -1,4 +1,4 @@
-"""Trees that grow by the actions of a model."""
+"""A tree of model states that grows by random actions."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class _Extension(NamedTuple):
 
 
 class _KinodynamicRun:
-    """One run of the planner: the tree, the books, and how they change from round to round."""
+    """One run of the planner: the tree, what it cost so far, and the rounds that grow it."""
 
     def __init__(self, planner: KinodynamicRRT, problem: KinodynamicProblem[Any], generator: Generator) -> None:
         self.planner, self.problem, self.generator = planner, problem, generator
@@ -192,7 +192,7 @@ class _KinodynamicRun:
             self.model_seconds += time.perf_counter() - before
             self.model_calls += len(parents)
             place = problem.coordinates(state, prediction.next_obs)
-            alive = alive & ~prediction.terminated.cpu().numpy() & np.isfinite(place).all(1)
+            alive = alive & ~problem.is_over(prediction) & np.isfinite(place).all(1)
             states.append(state)
             places.append(np.where(alive[:, None], place, places[-1]))
             reached.append(alive & (t < holds))
@@ -207,7 +207,7 @@ class _KinodynamicRun:
         return np.logical_and.accumulate(free, 0)
 
     def _finish(self, extension: _Extension) -> None:
-        """Take the quickest way that passes the goal, if it is quicker than what is known."""
+        """Take the extension that reaches the goal in the fewest steps, if it is better than the best path so far."""
         gaps = np.where(extension.reached, self.problem.gaps(extension.places), np.inf)
         steps, rows = (gaps <= self.planner.goal_tolerance).nonzero()
         costs = self.tree.costs[extension.parents[rows]] + steps + 1
@@ -220,7 +220,7 @@ class _KinodynamicRun:
                 return
 
     def _keep(self, extension: _Extension, targets: Points) -> None:
-        """Add, for each of ``targets (K, D)``, the end nearest to it."""
+        """Add to the tree, for each of ``targets (K, D)``, the extension that ends nearest to it."""
         rows = np.arange(len(extension.parents))
         ends = self.problem.to_metric(extension.places[extension.holds - 1, rows])
         whole = extension.reached[extension.holds - 1, rows]

@@ -1,17 +1,18 @@
-"""Motion through a model: from an observed start to a goal among the coordinates of the model's state."""
+"""Motion problems in a model: from an observed start to a goal given in coordinates of the model's state."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch as th
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Generator, Tensor
 
 from controllers.motion.space import Points, Region, Validity, is_valid, refuse_invalid
+from controllers.validity import limits_from
 from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.types import DynamicsModel, VectorStateModel
+from mbrl_wrappers.types import DynamicsModel, Limits, Prediction, VectorStateModel
 
 S = TypeVar("S")
 
@@ -20,12 +21,13 @@ class KinodynamicProblem(Region, Generic[S]):
     """From a start to a goal by the actions of a model, without leaving the bounds or touching an obstacle.
 
     Coordinates are those of the model's state where it offers them (:class:`~mbrl_wrappers.types.VectorStateModel`),
-    else its observations. A state in which the model predicts a termination counts as an obstacle. Between two steps
-    the way is taken for straight, and checked at the resolution.
+    else its observations. A state in which the model predicts a termination counts as an obstacle, and so does an
+    observation that is not finite or outside of the model's ``limits``, where it has them. Between two steps the way is
+    taken for straight, and checked at the resolution.
 
     Args:
-        model: any dynamics model; the sampled outcome of a stochastic one is believed.
-        start: observation ``(O,)``.
+        model: any dynamics model; of a stochastic one a plan sees one outcome of each action.
+        start: observation ``(O,)``, cast to float32.
         goal: ``(D,)`` coordinates; NaN where any value will do, say for a speed.
         low: ``(D,)`` lower bounds of the coordinates, of the search and of validity.
         high: ``(D,)`` upper bounds.
@@ -68,12 +70,12 @@ class KinodynamicProblem(Region, Generic[S]):
 
     def _checked_start(self, start: ArrayLike | Tensor) -> Tensor:
         size = self.model.observation_space.shape
-        obs = th.as_tensor(start if isinstance(start, Tensor) else np.asarray(start, np.float32))
+        obs = th.as_tensor(start if isinstance(start, Tensor) else np.asarray(start, np.float32)).float()
         if obs.shape != size or not obs.isfinite().all():
             raise ValueError(f"start must be one finite observation of the model, shape {size}, got {start!r}.")
         return obs[None].to(self.model.device)
 
-    def _checked_goal(self, goal: ArrayLike) -> tuple[Points, np.ndarray[Any, np.dtype[np.bool_]]]:
+    def _checked_goal(self, goal: ArrayLike) -> tuple[Points, NDArray[np.bool_]]:
         """The goal, and which of its coordinates are free, ``(D,)`` each."""
         array = np.array(goal, np.float64)
         free = np.isnan(array)
@@ -109,6 +111,12 @@ class KinodynamicProblem(Region, Generic[S]):
         vector = self.model.state_vector(state) if isinstance(self.model, VectorStateModel) else obs
         place: Points = vector.detach().cpu().numpy().astype(np.float64)
         return place
+
+    def is_over(self, prediction: Prediction) -> NDArray[np.bool_]:
+        """Which rows ``(B,)`` a plan may not go on from: terminated, not finite, or outside of the model's limits."""
+        limits = limits_from(self.model, self.start) or Limits.none(self.start.shape[1])
+        over: NDArray[np.bool_] = (prediction.terminated.bool() | ~limits.contains(prediction.next_obs)).cpu().numpy()
+        return over
 
     def gaps(self, places: Points) -> Points:
         """Distances ``(...,)`` of coordinates ``(..., D)`` to the goal; its free ones do not count."""

@@ -37,9 +37,10 @@ class OmplRequest(NamedTuple):
 def grow_with_ompl(request: OmplRequest, checker: Checker, rng: np.random.Generator) -> Grown:
     """Plan by the OMPL planner of the same name, in metric coordinates.
 
-    Edges are checked by the same rule as ours, many points at a time. RRT and RRT-Connect stop as ours do, RRT* after
-    ``max_nodes`` draws. OMPL's random numbers are seeded for the whole process. The nodes of RRT-Connect come as one
-    tree from the start.
+    A start at the goal, or within the tolerance of it, is a path already: OMPL is not asked, which would leave the
+    start and come back. Edges are checked by the same rule as ours, many points at a time. RRT and RRT-Connect stop as
+    ours do, RRT* after ``max_nodes`` draws. OMPL's random numbers are seeded for the whole process. The nodes of
+    RRT-Connect come as one tree from the start.
 
     Args:
         request: the planner and its numbers.
@@ -50,6 +51,14 @@ def grow_with_ompl(request: OmplRequest, checker: Checker, rng: np.random.Genera
         ImportError: without OMPL.
     """
     base, util = require("ompl.base", extra="ompl"), require("ompl.util", extra="ompl")
+    start, goal = metric_ends(checker)
+    gap = float(np.linalg.norm(goal - start))
+    if gap <= _tolerance(request, checker):
+        path = start[None]
+        if gap <= request.step and checker.edge_valid(start, goal):
+            path = np.stack([start, goal])
+        numbers = np.arange(len(path))
+        return Grown(path, path, numbers - 1, gap * numbers.astype(np.float64), 0)
     level = util.getLogLevel()
     # OMPL shouts that a second seed in one process has no effect. It has, for what is built after it.
     util.setLogLevel(util.LogLevel.LOG_NONE)
@@ -110,8 +119,13 @@ def _setup(base: Any, request: OmplRequest, checker: Checker) -> Any:
         for place, number in enumerate(point):
             state[place] = float(number)
         ends.append(state)
-    setup.setStartAndGoalStates(*ends, max(request.tolerance, EXACT * region.diagonal))
+    setup.setStartAndGoalStates(*ends, _tolerance(request, checker))
     return setup
+
+
+def _tolerance(request: OmplRequest, checker: Checker) -> float:
+    """How far from the goal a path may end, in metric coordinates."""
+    return max(request.tolerance, EXACT * checker.region.diagonal)
 
 
 def _planner(request: OmplRequest, information: Any) -> Any:

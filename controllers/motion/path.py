@@ -1,4 +1,4 @@
-"""Paths and what is said of them: the result of a planner, its length, and how to make it shorter."""
+"""Paths: the result of a geometric planner, its length and validity, and shortcuts that make it shorter."""
 
 from __future__ import annotations
 

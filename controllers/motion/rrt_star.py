@@ -113,7 +113,7 @@ class _Grower:
     left_out: int = 0
 
     def focus(self, gamma: float, left_out: int) -> None:
-        """From now on points come from a part of the space, outside which ``left_out`` nodes lie."""
+        """Set the radius for points from a part of the space; ``left_out`` nodes of the tree lie outside of it."""
         self.gamma, self.left_out = gamma, left_out
 
     def insert(self, point: Points, nearest: int) -> int | None:

@@ -24,7 +24,7 @@ class LinearDynamics(NamedTuple):
 
     @classmethod
     def double_integrator(cls, dimensions: int, seconds: float, strength: float = 1.0) -> LinearDynamics:
-        """A point of ``dimensions`` that a unit action accelerates by ``strength``, exact for held actions."""
+        """A point mass that a unit action accelerates by ``strength``; exact where actions stay constant in a step."""
         one, none = np.eye(dimensions), np.zeros((dimensions, dimensions))
         a = np.block([[one, seconds * one], [none, one]])
         return cls(a, strength * np.concatenate([seconds**2 / 2 * one, seconds * one]))

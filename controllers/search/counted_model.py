@@ -1,4 +1,4 @@
-"""A problem's model as a tree search uses it, with books of what it cost."""
+"""A problem's model as a tree search uses it: it counts transitions and seconds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch as th
 from torch import Generator, Tensor
 
 from controllers.problem import PlanningProblem
+from controllers.validity import valid_rows
 from mbrl_wrappers.rows import num_rows, take_rows
-from mbrl_wrappers.types import Prediction, SequenceModel
+from mbrl_wrappers.types import MemberModel, Prediction, SequenceModel
 
 S = TypeVar("S")
 
@@ -23,6 +24,7 @@ class CountedModel(Generic[S]):
         generator: source of the model's draws.
 
     Attributes:
+        limits: of the model, at the beginning of the plan.
         calls: transitions predicted.
         seconds: wall time spent in the model.
     """
@@ -30,6 +32,7 @@ class CountedModel(Generic[S]):
     def __init__(self, problem: PlanningProblem[S], generator: Generator) -> None:
         self.problem, self.generator = problem, generator
         self.model: Any = problem.model
+        self.limits = problem.limits
         self.calls, self.seconds = 0, 0.0
 
     @property
@@ -38,12 +41,19 @@ class CountedModel(Generic[S]):
         return isinstance(self.model, SequenceModel)
 
     def starts(self, copies: int) -> S:
-        """``N * copies`` states of the starts, those of one problem side by side, each reset by itself."""
+        """``N * copies`` states of the starts, those of one problem side by side.
+
+        Copies of an observation are reset each by itself; members of the model are dealt out evenly to them.
+        """
         start = self.problem.start
         each = th.arange(self.problem.num_problems, device=self.problem.device).repeat_interleave(copies)
         if not isinstance(start, Tensor):
             return take_rows(start, each)
-        state: S = self.model.reset(start[each], generator=self.generator)
+        state: S
+        if isinstance(self.model, MemberModel):
+            state = self.model.reset_particles(start, copies, generator=self.generator)
+        else:
+            state = self.model.reset(start[each], generator=self.generator)
         return state
 
     def step(self, state: S, action: Tensor) -> tuple[S, Prediction]:
@@ -67,11 +77,10 @@ class CountedModel(Generic[S]):
         self._count(started, num_rows(actions) * actions.shape[1])
         return whole.shaped((len(actions), actions.shape[1]), self.model.observation_space.shape[0])
 
+    def valid(self, prediction: Prediction) -> Tensor:
+        """Which rows of a prediction are finite and inside the model's limits, ``(B,)`` or ``(B, T)`` bool."""
+        return valid_rows(prediction, self.limits)
+
     def _count(self, started: float, transitions: int) -> None:
         self.seconds += time.perf_counter() - started
         self.calls += transitions
-
-
-def finite_prediction(prediction: Prediction) -> Tensor:
-    """Which rows of a prediction are finite, ``(B,)`` or ``(B, T)`` bool."""
-    return prediction.reward.isfinite() & prediction.next_obs.isfinite().all(-1)

@@ -9,7 +9,7 @@ import torch as th
 from torch import Tensor
 
 from controllers.problem import PlanningProblem
-from controllers.search.counted_model import CountedModel, finite_prediction
+from controllers.search.counted_model import CountedModel
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.types import RolloutPolicy
@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Continuations from a leaf to the horizon.
+    """Settings of the rollouts that continue from a leaf to the horizon.
 
     Attributes:
         count: how many a leaf's value is the mean of; None for one, or for none where the problem has a terminal value,
@@ -56,7 +56,7 @@ class LeafValues(Generic[S]):
         self.eye = th.eye(problem.codec.size, device=problem.device)
 
     def __call__(self, state: S, obs: Tensor, depth: list[int]) -> list[float]:
-        """Values of ``B`` rows of ``state`` that show ``obs (B, O)`` at ``depth``; NaN where nothing was finite."""
+        """Values of ``B`` rows of ``state`` that show ``obs (B, O)`` at ``depth``; NaN where all rollouts failed."""
         left = self.problem.horizon - th.as_tensor(depth)
         if not self.rollouts:
             return self._end_values(obs).tolist()
@@ -88,7 +88,7 @@ class LeafValues(Generic[S]):
         for step in range(1, int(left.max()) + 1):
             action = self._random(len(rows)) if self.policy is None else self._chosen(obs)
             state, prediction = self.model.step(state, action)
-            valid, ended = finite_prediction(prediction).cpu(), prediction.terminated.cpu()
+            valid, ended = self.model.valid(prediction).cpu(), prediction.terminated.cpu()
             gain = prediction.reward.double().cpu() + self.problem.terminal_reward * ended
             total[rows] += weight * th.where(valid, gain, th.nan)
             weight *= self.problem.discount
@@ -113,7 +113,7 @@ class LeafValues(Generic[S]):
         ended = whole.terminated.cpu() & before
         alive = before & (ended.cumsum(1) - ended.long() == 0)  # up to and with the first termination
         gain = whole.reward.double().cpu() + self.problem.terminal_reward * ended
-        gain = th.where(finite_prediction(whole).cpu(), gain, th.nan)
+        gain = th.where(self.model.valid(whole).cpu(), gain, th.nan)
         weight = self.problem.discount ** th.arange(longest, dtype=th.float64)
         total = (th.where(alive, gain, 0.0) * weight).sum(1)
         arrived = (~ended.any(1)).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""The tree of a search: nodes, their actions, and what came of these."""
+"""The search tree: nodes (states), their actions, and the successors of these."""
 
 from __future__ import annotations
 

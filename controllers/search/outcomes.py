@@ -1,4 +1,4 @@
-"""What an action may lead to in a search tree: one successor, those the model draws, or a number that grows."""
+"""How many successors an action has in a search tree: one, those that the model draws, or a growing number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where searches begin: the starts of a problem, and what an earlier search knows about them."""
+"""The roots of search trees: the starts of a problem, and subtrees of an earlier search that contain them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TreeMemory(NamedTuple):
         return self._replace(steps=self.steps + steps)
 
     def arrived(self, obs: bytes) -> Node | None:
-        """The node that shows ``obs`` after the actions executed, the most visited one; None if there is none."""
+        """The most visited node with observation ``obs`` after the executed actions; None if the tree has none."""
         nodes = [self.tree.root]
         if not 0 < self.steps <= len(self.actions):
             return None

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch as th
 from torch import Tensor
 
-from controllers.search.counted_model import CountedModel, finite_prediction
+from controllers.search.counted_model import CountedModel
 from controllers.search.leaf import LeafValues
 from controllers.search.node import Backup, Edge, Node, Path, SearchTree, Successor
 from controllers.search.outcomes import Outcomes, observed, outcome_keys
@@ -31,7 +31,7 @@ class Simulation:
         node: how far it has come.
         path: what it went through.
         asked: the action it waits for the model to answer.
-        failed: whether the model predicted something that is not finite.
+        failed: whether a prediction was not finite or outside of the model's limits.
     """
 
     __slots__ = ("asked", "failed", "node", "path", "tree")
@@ -60,7 +60,8 @@ class Search(Generic[S]):
         backup: how values follow from simulations.
 
     Attributes:
-        num_failed: simulations that met a prediction that was not finite; they count nowhere.
+        num_failed: simulations that met a prediction that was not finite or outside of the model's limits; no value
+            includes them, and no later simulation takes the action that led there.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Search(Generic[S]):
         rewards = prediction.reward.double() + self.model.problem.terminal_reward * prediction.terminated
         rows = zip(keys, shown, rewards.tolist(), prediction.terminated.tolist(), strict=True)
         fresh: list[tuple[int, Node]] = []
-        valid = finite_prediction(prediction).tolist()
+        valid = self.model.valid(prediction).tolist()
         for place, (key, obs, reward, terminal) in enumerate(rows):
             simulation, edge = asking[place], asking[place].asked
             assert edge is not None
@@ -184,7 +185,7 @@ class Search(Generic[S]):
         for simulation in ended:
             tree, node = simulation.tree, simulation.node
             value = worth.get(id(simulation), node.value)
-            if math.isnan(value):  # a rollout that was not finite is worth the worst that was seen
+            if math.isnan(value):  # a rollout that failed is worth the worst that was seen
                 value = tree.low if math.isfinite(tree.low) else 0.0
             if math.isnan(node.value):
                 node.value = value

@@ -1,4 +1,4 @@
-"""What a search found out, as arrays and sequences."""
+"""The result of a search as arrays: visits and values of the first actions, and the principal line."""
 
 from __future__ import annotations
 

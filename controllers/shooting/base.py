@@ -1,10 +1,9 @@
-"""What all shooting planners share: the loop of sampling, scoring and refitting, and the books they keep."""
+"""What all shooting planners share: the loop of sampling, scoring and refitting, and the record of what it found."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
@@ -12,16 +11,18 @@ import torch as th
 from torch import Generator, Tensor
 
 from controllers.plan import Plan, PlanReport, WarmStart
-from controllers.problem import PlanningProblem
+from controllers.problem import Evaluation, PlanningProblem
+from controllers.spread import return_spread
 from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.seeding import draw_seed, torch_generator
 
 D = TypeVar("D")
 
 Returns = Literal["auto", "best", "mean"]
-"""Which sequence a plan returns: the best candidate seen, the fitted mean, or the best exactly when the model is exact.
+"""Which sequence a plan returns: the best candidate, the mean of the fitted distribution, or what the model suggests.
 
-The best of many scores in a learned model is the one whose errors flatter most; the mean of the elites is steadier. In
-a true model the best is simply better.
+``"auto"`` returns the best candidate in an exact model and the mean in a learned one. The best of many candidates in a
+learned model tends to be one whose return the model overestimates; the mean of the elites depends less on such errors.
 """
 
 
@@ -33,64 +34,100 @@ class Fitted(NamedTuple):
     sample_size: Tensor
 
 
+class Scored(NamedTuple):
+    """One sequence per problem: ``actions (N, H, A)``, score ``value (N,)`` and ``returns (N, K)`` of its particles."""
+
+    actions: Tensor
+    value: Tensor
+    returns: Tensor
+
+    def replaced(self, where: Tensor, other: Scored) -> Scored:
+        """These sequences with those of ``other`` in the problems ``where (N,)`` bool."""
+        return Scored(
+            th.where(where[:, None, None], other.actions.to(self.actions), self.actions),
+            th.where(where, other.value, self.value.to(other.value)),
+            th.where(where[:, None], other.returns, self.returns.to(other.returns)),
+        )
+
+
 class Ledger:
-    """Scores candidates and remembers the best of each problem, and what it all cost.
+    """Scores the candidates of one plan, keeps the best of each problem, and counts what it cost.
+
+    All batches are scored with the same draws of the model, so that scores of different iterations can be compared.
 
     Args:
         problem: what candidates are scored in.
-        warm: the sequence that the best has to beat; its value counts once it was scored.
-        generators: gives the source of the model's draws for the next scoring.
+        warm: the warm start, which is the first candidate of the first batch.
+        seed: of the model's draws.
+
+    Attributes:
+        best: the best candidate of each problem so far; the warm start with value minus infinity before the first.
+        warm_start_value: ``(N,)`` its score, NaN before the first batch and where there is no warm start.
     """
 
-    def __init__(self, problem: PlanningProblem[Any], warm: WarmStart, generators: Callable[[], Generator]) -> None:
-        self._problem, self._generators = problem, generators
+    def __init__(self, problem: PlanningProblem[Any], warm: WarmStart, seed: int) -> None:
+        self._problem, self._seed = problem, seed
         self._started = time.perf_counter()
-        count = problem.num_problems
-        self.best, self._known = warm.actions, warm.known
-        self.best_value = th.full((count,), -th.inf, device=problem.device)
-        self.warm_start_value = th.full((count,), th.nan, device=problem.device)
+        nothing = th.full((problem.num_problems,), -th.inf, device=problem.device)
+        self.best = Scored(warm.actions, nothing, nothing[:, None].expand(-1, problem.particles))
+        self._known, self.warm_start_value = warm.known, th.full_like(nothing, th.nan)
+        self._members: Tensor | None = None
         self._num_invalid = self._model_calls = 0
         self._model_seconds = 0.0
 
-    def score(self, candidates: Tensor, *, keep_graph: bool = False) -> Tensor:
-        """Scores ``(N, P)`` of candidates ``(N, P, H, A)``, the first of the first call being the warm start."""
+    def score(self, candidates: Tensor) -> Tensor:
+        """Scores ``(N, P)`` of candidates ``(N, P, H, A)``, with the graph of a differentiable model."""
+        return self._evaluated(candidates).scores
+
+    def score_one(self, actions: Tensor) -> Scored:
+        """One sequence ``(N, H, A)`` per problem with its score."""
+        found = self._evaluated(actions[:, None])
+        return Scored(actions, found.scores[:, 0], found.returns[:, 0])
+
+    def _evaluated(self, candidates: Tensor) -> Evaluation:
         started = time.perf_counter()
-        graph = self._problem.score(candidates, generator=self._generators())
-        scores = graph.detach()
+        generator = torch_generator(self._seed, self._problem.device)
+        found = self._problem.evaluate(candidates, generator=generator)
+        scores = found.scores.detach()
         if not self._model_calls:
             self.warm_start_value = th.where(self._known, scores[:, 0], th.nan)
         self._model_seconds += time.perf_counter() - started
         self._model_calls += scores.numel() * self._problem.particles * self._problem.horizon
         self._num_invalid += int((scores == -th.inf).sum())
+        self._members = found.members
         value, place = scores.max(1)
-        better = value > self.best_value
-        chosen = candidates.detach()[th.arange(len(place), device=place.device), place]
-        self.best = th.where(better[:, None, None], chosen, self.best)
-        self.best_value = th.where(better, value, self.best_value.to(value.dtype))
-        return graph if keep_graph else scores
+        rows = th.arange(len(place), device=place.device)
+        best = Scored(candidates.detach()[rows, place], value, found.returns.detach()[rows, place])
+        self.best = self.best.replaced(value > self.best.value, best)
+        return found
 
-    def report(self, fitted: Fitted, iterations: int) -> PlanReport:
-        """The books, closed."""
-        finite = fitted.scores.isfinite()
-        mean = th.where(finite, fitted.scores, 0).sum(1) / finite.sum(1)  # NaN without any
+    def report(self, chosen: Scored, last: Fitted, iterations: int) -> PlanReport:
+        """What the plan that executes ``chosen`` cost, and how its candidates compare."""
+        finite = last.scores.isfinite()
+        mean = th.where(finite, last.scores, 0).sum(1) / finite.sum(1)  # NaN without any
         return PlanReport(
             warm_start_value=self.warm_start_value,
-            best_value=self.best_value,
+            best_value=self.best.value,
             mean_value=mean,
-            effective_sample_size=fitted.sample_size,
+            effective_sample_size=last.sample_size,
             num_invalid=self._num_invalid,
             model_calls=self._model_calls,
             seconds=time.perf_counter() - self._started,
             model_seconds=self._model_seconds,
             iterations=iterations,
+            spread=return_spread(chosen.returns, self._members),
         )
 
 
 @dataclass(frozen=True)
 class ShootingPlanner(ABC, Generic[D]):
-    """Samples sequences, scores them in the model, moves a distribution ``D`` towards the good ones, and repeats.
+    """Samples action sequences from a distribution ``D``, scores them in the model, refits ``D``, and repeats.
 
-    The first candidate of the first iteration is the warm start, so the best candidate is never worse than it.
+    The first candidate of the first iteration is the warm start, and all iterations use the same draws of the model.
+    So the best candidate never scores below the warm start: in a deterministic model for certain, in a stochastic one
+    on the draws of this plan, which are those of ``particles`` rows; their mean return may still differ from what the
+    model expects. A model that draws anew for every candidate (stochastic, but no
+    :class:`~mbrl_wrappers.types.SharedNoiseModel`) promises neither.
 
     Attributes:
         population: candidates per problem and iteration, ``P``.
@@ -114,7 +151,7 @@ class ShootingPlanner(ABC, Generic[D]):
     ) -> Plan:
         """Plan for every start; see :class:`~controllers.plan.Planner`."""
         warm = complete_warm_start(problem, warm_start)
-        ledger = Ledger(problem, warm, lambda: generator)
+        ledger = Ledger(problem, warm, _seed_of_draws(generator))
         distribution = self._begin(problem, warm)
         fitted: Fitted | None = None
         for iteration in range(self.iterations):
@@ -122,20 +159,18 @@ class ShootingPlanner(ABC, Generic[D]):
             scores = ledger.score(drawn)
             distribution, fitted = self._fit(distribution, drawn, scores)
         assert fitted is not None
-        actions, value = self._choose(problem, ledger, distribution)
+        chosen = self._choose(problem, ledger, distribution)
         left = WarmStart(self._mode(distribution, ledger), th.ones_like(warm.known), self._kept(fitted, ledger))
-        report = ledger.report(fitted, self.iterations)
-        return Plan(actions, value, left, report, fitted.candidates, fitted.scores)
+        report = ledger.report(chosen, fitted, self.iterations)
+        return Plan(chosen.actions, chosen.value, left, report, fitted.candidates, fitted.scores)
 
-    def _choose(self, problem: PlanningProblem[Any], ledger: Ledger, distribution: D) -> tuple[Tensor, Tensor]:
-        """The sequence to execute and its score: the mean where asked for and finite, else the best."""
+    def _choose(self, problem: PlanningProblem[Any], ledger: Ledger, distribution: D) -> Scored:
+        """The sequence to execute: the mean where asked for and finite, else the best."""
+        best = ledger.best
         if self.returns == "best" or (self.returns == "auto" and problem.is_exact):
-            return ledger.best, ledger.best_value
-        best, best_value = ledger.best, ledger.best_value
-        mode = self._mode(distribution, ledger)
-        value = ledger.score(mode[:, None])[:, 0]
-        usable = value.isfinite()
-        return th.where(usable[:, None, None], mode, best), th.where(usable, value, best_value)
+            return best
+        mean = ledger.score_one(self._mode(distribution, ledger))
+        return mean.replaced(~mean.value.isfinite(), best)
 
     @abstractmethod
     def _begin(self, problem: PlanningProblem[Any], warm: WarmStart) -> D:
@@ -159,11 +194,18 @@ class ShootingPlanner(ABC, Generic[D]):
 
     @abstractmethod
     def _mode(self, distribution: D, ledger: Ledger) -> Tensor:
-        """The sequence the distribution stands for, ``(N, H, A)``."""
+        """The mean of a Gaussian distribution or the most likely sequence of a categorical one, ``(N, H, A)``."""
 
     def _kept(self, last: Fitted, ledger: Ledger) -> Tensor:
-        """Sequences ``(N, M, H, A)`` for the next plan to look at again: the best, which the mean may not contain."""
-        return ledger.best[:, None]
+        """Sequences ``(N, M, H, A)`` among the first candidates of the next plan: the best one of this plan."""
+        return ledger.best.actions[:, None]
+
+
+def _seed_of_draws(generator: Generator) -> int:
+    """A seed for the model's draws that follows from ``generator``, which stays where it is for the candidates."""
+    twin = Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return draw_seed(twin)
 
 
 def complete_warm_start(problem: PlanningProblem[Any], warm_start: WarmStart | Tensor | None) -> WarmStart:

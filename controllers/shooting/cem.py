@@ -54,7 +54,7 @@ class CEM(ShootingPlanner[SequenceDistribution]):
 
     @property
     def num_elites(self) -> int:
-        """At least one."""
+        """How many candidates the distribution is refitted to, at least one."""
         return max(1, round(self.elite_ratio * self.population))
 
     def _begin(self, problem: PlanningProblem[Any], warm: WarmStart) -> SequenceDistribution:

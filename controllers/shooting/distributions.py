@@ -54,7 +54,7 @@ class GaussianSequences(NamedTuple):
         return cls(mean, (high > low).float().expand_as(mean) * std, low, high, min_std)
 
     def scaled(self, noise: Tensor) -> Tensor:
-        """Unit noise ``(N, P, H, A)`` to sequences inside the bounds."""
+        """Sequences inside the bounds: the mean plus unit noise ``(N, P, H, A)`` times the deviation."""
         return (self.mean[:, None] + self.std[:, None] * noise).clamp(self.low, self.high)
 
     def sample(self, count: int, *, generator: Generator) -> Tensor:

@@ -13,7 +13,7 @@ from controllers.problem import PlanningProblem
 from controllers.shooting.base import Fitted, Ledger, complete_warm_start, require_box, with_first
 from controllers.shooting.distributions import GaussianSequences
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.seeding import draw_seed, torch_generator
+from mbrl_wrappers.seeding import draw_seed
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class GradientShooting:
         warm = complete_warm_start(problem, warm_start)
         around = GaussianSequences.around(problem, warm.actions, self.init_std, min_std=0.0)
         starts = with_first(warm.firsts(), around.sample(self.population, generator=generator))
-        seed = draw_seed(generator)
-        ledger = Ledger(problem, warm, lambda: torch_generator(seed, problem.device))
+        ledger = Ledger(problem, warm, draw_seed(generator))
         with th.enable_grad():
             candidates = starts.double() if self.double else starts
             candidates = candidates.clone().requires_grad_()
@@ -68,9 +67,9 @@ class GradientShooting:
         with th.no_grad():
             scores = ledger.score(candidates)
         fitted = Fitted(candidates.detach().float(), scores, th.ones_like(scores[:, 0]))
-        left = WarmStart(ledger.best.float(), th.ones_like(warm.known))
-        report = ledger.report(fitted, self.iterations)
-        return Plan(left.actions, ledger.best_value, left, report, fitted.candidates, scores)
+        left = WarmStart(ledger.best.actions.float(), th.ones_like(warm.known))
+        report = ledger.report(ledger.best, fitted, self.iterations)
+        return Plan(left.actions, ledger.best.value, left, report, fitted.candidates, scores)
 
     def _climb(self, problem: PlanningProblem[Any], ledger: Ledger, candidates: Tensor) -> None:
         """Improve ``candidates`` in place."""
@@ -79,7 +78,7 @@ class GradientShooting:
         schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         for _ in range(self.iterations):
             optimizer.zero_grad()
-            scores = ledger.score(candidates, keep_graph=True)
+            scores = ledger.score(candidates)
             if not scores.requires_grad:
                 if not scores.isfinite().any() or problem.is_differentiable:
                     return  # nothing to climb: all failed, or nothing that actions change is rewarded in time

@@ -102,4 +102,4 @@ class ICEM(ShootingPlanner[GaussianSequences]):
 
     def _kept(self, last: Fitted, ledger: Ledger) -> Tensor:
         elites, _ = elites_of(last.candidates, last.scores, max(1, self.num_kept))
-        return th.cat([ledger.best[:, None], elites[:, 1:]], 1)
+        return th.cat([ledger.best.actions[:, None], elites[:, 1:]], 1)

@@ -10,10 +10,13 @@ from torch import Generator, Tensor
 
 from controllers.plan import WarmStart
 from controllers.problem import PlanningProblem
-from controllers.shooting.base import Fitted, Ledger, Returns, ShootingPlanner, require_box, with_first
+from controllers.shooting.base import Fitted, Ledger, Returns, Scored, ShootingPlanner, require_box, with_first
 from controllers.shooting.distributions import GaussianSequences
 from controllers.shooting.noise import coloured_noise, knot_matrix
 from mbrl_wrappers.checks import at_least, within
+
+TRIMMED = 10.0
+"""Scores further behind the best than so many times the best tenth are left out of the scale of scores."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,18 @@ class MPPI(ShootingPlanner[GaussianSequences]):
               \qquad U_p = U + \sigma \epsilon_p
 
     With ``normalise`` the scores are divided by their standard deviation first, so that one temperature serves tasks
-    with rewards of any size. Without it and without bounds the weighted mean tends to
-    :math:`\arg\max_U R(U) - \frac{\lambda}{2 \sigma^2} |U - U_0|^2` where that is quadratic.
+    with rewards of any size. Scores far behind the best are left out of it (:func:`score_scale`), else one large
+    penalty would make all other candidates look alike. Without ``normalise`` and without bounds the weighted mean tends
+    to :math:`\arg\max_U R(U) - \frac{\lambda}{2 \sigma^2} |U - U_0|^2` where that is quadratic.
 
     Attributes:
         population: sequences per iteration, the nominal one among them.
         iterations: rounds; the mean of one is the nominal sequence of the next.
-        returns: the weighted mean; in an exact model it gives way to the best candidate where it is worse than the warm
-            start, so that a plan never loses ground.
+        returns: the weighted mean; in an exact model the best candidate replaces it where it scores below the warm
+            start.
         temperature: :math:`\lambda > 0`; lower is greedier.
         noise_std: :math:`\sigma`, as a share of half the range.
-        normalise: divide scores by their deviation over the candidates.
+        normalise: divide scores by the deviation of those that are not far behind.
         noise_exponent: 0 for white noise, more for noise that is smooth in time.
         knots: draw noise at so many evenly spaced knots with a cubic spline between them, where its deviation is 0.7 to
             1.2 times that at the knots; None draws it at every step.
@@ -94,26 +98,42 @@ class MPPI(ShootingPlanner[GaussianSequences]):
     def _mode(self, distribution: GaussianSequences, ledger: Ledger) -> Tensor:
         return distribution.mean
 
-    def _choose(
-        self, problem: PlanningProblem[Any], ledger: Ledger, distribution: GaussianSequences
-    ) -> tuple[Tensor, Tensor]:
-        actions, value = super()._choose(problem, ledger, distribution)
+    def _choose(self, problem: PlanningProblem[Any], ledger: Ledger, distribution: GaussianSequences) -> Scored:
+        chosen = super()._choose(problem, ledger, distribution)
         if not problem.is_exact:
-            return actions, value
-        worse = value < ledger.warm_start_value  # False where there was none
-        return th.where(worse[:, None, None], ledger.best, actions), th.where(worse, ledger.best_value, value)
+            return chosen
+        return chosen.replaced(chosen.value < ledger.warm_start_value, ledger.best)  # False where there was none
 
 
 def path_weights(scores: Tensor, temperature: float, *, normalise: bool) -> Tensor:
     """Softmax weights of ``scores (N, P)``; zero where a score is not finite, all zero where none is."""
     finite = scores.isfinite()
     best = th.where(finite, scores, -th.inf).amax(1, keepdim=True)
-    behind = th.where(finite, scores - best, 0)  # before anything else: large scores leave few digits
+    behind = th.where(finite, best - scores, th.inf)  # before anything else: large scores leave few digits
     if normalise:
-        count = finite.sum(1, keepdim=True).clamp(min=1)
-        mean = behind.sum(1, keepdim=True) / count
-        variance = (th.where(finite, behind - mean, 0).square()).sum(1, keepdim=True) / count
-        spread = variance.sqrt()
-        behind = behind / th.where(spread > 0, spread, th.ones_like(spread))
-    logits = th.where(finite, behind / temperature, -th.inf)
-    return th.softmax(logits, 1).nan_to_num(0.0)
+        behind = behind / score_scale(behind, best)
+    return th.softmax(-behind / temperature, 1).nan_to_num(0.0)
+
+
+def score_scale(behind: Tensor, best: Tensor) -> Tensor:
+    """The standard deviation ``(N, 1)`` of the scores that are not far behind the best tenth.
+
+    The edge of the best tenth is the smallest distance to the best score within which a tenth of the candidates lie
+    that are worse than the best; candidates that equal the best up to rounding do not count. Scores further behind than
+    :data:`TRIMMED` such distances are left out of the deviation. So as long as fewer than nine tenths of the candidates
+    meet an obstacle, it does not matter how much more the obstacle costs. 1 where no finite candidate is worse.
+
+    Args:
+        behind: ``(N, P)`` distances to the best score, infinite for candidates that do not count.
+        best: ``(N, 1)`` the best scores.
+    """
+    worse = (behind > th.finfo(behind.dtype).eps * best.abs()) & behind.isfinite()
+    count = worse.sum(1, keepdim=True)
+    edge = th.where(worse, behind, th.inf).sort(1).values.gather(1, ((count + 9) // 10 - 1).clamp(min=0))
+    near = behind <= TRIMMED * edge
+    near = near & behind.isfinite()
+    number = near.sum(1, keepdim=True).clamp(min=1)
+    kept = th.where(near, behind, 0)
+    centred = th.where(near, kept - kept.sum(1, keepdim=True) / number, 0)
+    deviation = (centred.square().sum(1, keepdim=True) / number).sqrt()
+    return th.where(deviation > 0, deviation, th.ones_like(deviation))

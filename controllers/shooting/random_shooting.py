@@ -50,7 +50,7 @@ class RandomShooting(ShootingPlanner[None]):
         return None, Fitted(candidates, scores, th.ones_like(scores[:, 0]))
 
     def _mode(self, distribution: None, ledger: Ledger) -> Tensor:
-        return ledger.best
+        return ledger.best.actions
 
 
 def uniform_sequences(problem: PlanningProblem[Any], count: int, *, generator: Generator) -> Tensor:

@@ -12,8 +12,8 @@ HALVINGS = 12
 def solve_box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     r"""Minimise :math:`\frac12 x^\top Q x + q^\top x` subject to :math:`l \le x \le h`.
 
-    Projected Newton (Bertsekas 1982; Tassa, Mansard and Todorov 2014, section III.C): entries that stand at a bound
-    and would be pushed out are held, a Newton step is taken in the others and projected onto the box, and is
+    Projected Newton (Bertsekas 1982; Tassa, Mansard and Todorov 2014, section III.C): entries at a bound
+    whose gradient points out of the box are fixed, a Newton step is taken in the others, projected onto the box, and
     shortened until the objective falls.
 
     Args:
@@ -23,7 +23,7 @@ def solve_box_qp(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -
         high: ``(N, A)``, not below ``low``.
 
     Returns:
-        The minimiser ``(N, A)`` and its free entries ``(N, A)`` bool: those that no bound holds.
+        The minimiser ``(N, A)``, and which of its entries are free, ``(N, A)`` bool: not fixed at a bound.
     """
     x = -solve(hessian, gradient[..., None])[..., 0]
     if ((x > low) & (x < high)).all():

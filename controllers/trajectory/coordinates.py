@@ -14,9 +14,10 @@ from torch import Generator, Tensor
 from controllers.plan import WarmStart
 from controllers.problem import PlanningProblem
 from controllers.shooting.base import complete_warm_start, require_box
+from controllers.validity import valid_rows
 from mbrl_wrappers.rows import map_tensors, num_rows, take_rows
 from mbrl_wrappers.seeding import draw_seed, torch_generator
-from mbrl_wrappers.types import SharedNoiseModel, VectorStateModel
+from mbrl_wrappers.types import Limits, Prediction, SharedNoiseModel, VectorStateModel
 
 S = TypeVar("S")
 
@@ -38,10 +39,10 @@ class Step(NamedTuple):
     reward: Tensor
     terminated: Tensor
 
-    @property
-    def valid(self) -> Tensor:
-        """Which rows are finite throughout, ``(B,)`` bool."""
-        return self.reward.isfinite() & self.next_obs.isfinite().all(1) & self.vector.isfinite().all(1)
+    def valid(self, limits: Limits | None) -> Tensor:
+        """Which rows are finite throughout and inside ``limits``, ``(B,)`` bool."""
+        prediction = Prediction(self.next_obs, self.reward, self.terminated)
+        return valid_rows(prediction, limits) & self.vector.isfinite().all(1)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Costs:
 
     @contextmanager
     def counted(self, transitions: int) -> Iterator[None]:
-        """Book ``transitions`` and the time of the block."""
+        """Count ``transitions`` and the time of the block."""
         before = time.perf_counter()
         yield
         self.model_seconds += time.perf_counter() - before
@@ -69,7 +70,7 @@ class VectorProblem:
     (``SharedNoiseModel``); so an ensemble is best given as its mean (``propagation="mean"``), and what a stochastic
     model without ``step_shared`` says has no useful derivative.
 
-    Everything is float64 when the model accepts a start in float64, else in the precision of the start.
+    Everything is float64 when the model computes in float64, else float32.
 
     Args:
         problem: what to maximise.
@@ -82,7 +83,7 @@ class VectorProblem:
         precision: of what the model predicts: the coarser of state and reward.
         low: ``(A,)``, in model actions.
         high: ``(A,)``.
-        costs: the books.
+        costs: transitions and seconds so far.
 
     Raises:
         TypeError: for Discrete actions, and for a model whose state has no coordinates.
@@ -109,12 +110,13 @@ class VectorProblem:
         self.low, self.high = (edge.to(self.dtype) for edge in problem.bounds)
 
     def _open(self, start: Any) -> None:
-        """Take the start in float64 if a step from there works, else as it is."""
-        double = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, start)
+        """Take the start in float64 if a step from there works, else in float32."""
+        double = _as_floats(start, th.float64)
         try:
             step = self._try(double)
             self.start, self.dtype = double, th.float64
         except RuntimeError:  # torch's word for tensors of different precision
+            start = _as_floats(start, th.float32)
             step = self._try(start)
             self.start, self.dtype = start, self.vector(start).dtype
         parts = (step.vector.dtype, step.reward.dtype)
@@ -129,12 +131,12 @@ class VectorProblem:
 
     @property
     def num_problems(self) -> int:
-        """``N``."""
+        """The number of problems, ``N``."""
         return num_rows(self.start)
 
     @property
     def horizon(self) -> int:
-        """``H``."""
+        """The number of steps planned, ``H``."""
         return self.problem.horizon
 
     def generator(self) -> Generator:
@@ -180,6 +182,11 @@ class VectorProblem:
         return finite.clamp(self.low, self.high)
 
 
+def _as_floats(state: Any, dtype: th.dtype) -> Any:
+    """``state`` with its floating-point tensors in ``dtype``."""
+    return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, state)
+
+
 class Trajectory(NamedTuple):
     """One trajectory per row.
 
@@ -187,9 +194,9 @@ class Trajectory(NamedTuple):
         states: the model's states before each step, ``H B`` rows, time outermost.
         vectors: ``(H, B, X)`` their coordinates.
         actions: ``(H, B, A)`` taken.
-        counts: ``(H, B)`` bool, whether the step happened: no termination before it, and all numbers up to and with its
-            own are finite.
-        scores: ``(B,)`` as :meth:`controllers.PlanningProblem.score` defines them, minus infinity where not finite.
+        counts: ``(H, B)`` bool, whether the step happened: no termination before it, and all predictions up to and with
+            its own are finite and inside the model's limits.
+        scores: ``(B,)`` as :meth:`controllers.PlanningProblem.score` defines them, minus infinity where failed.
     """
 
     states: Any
@@ -238,20 +245,21 @@ def roll_out(task: VectorProblem, choose: Choose, population: int) -> Trajectory
     each = th.arange(task.num_problems, device=problem.device)
     state = take_rows(task.start, each.repeat(population)) if population > 1 else task.start
     vector = task.vector(state)
-    finite, ended = vector.isfinite().all(1), th.zeros(len(vector), dtype=th.bool, device=vector.device)
-    failed, total, weight = ~finite, vector.new_zeros(len(vector)), 1.0
+    valid, ended = vector.isfinite().all(1), th.zeros(len(vector), dtype=th.bool, device=vector.device)
+    failed, total, weight = ~valid, vector.new_zeros(len(vector)), 1.0
+    limits = problem.limits
     track: list[tuple[Any, Tensor, Tensor, Tensor]] = []
     for t in range(task.horizon):
         action = choose(t, vector)
         step = task.step(state, action, generator, population)
-        finite = finite & step.valid
-        counts, failed = finite & ~ended, failed | ~(finite | ended)
+        valid = valid & step.valid(limits)
+        counts, failed = valid & ~ended, failed | ~(valid | ended)
         gain = step.reward + problem.terminal_reward * step.terminated
         total = total + weight * th.where(counts, gain, 0)
         track.append((state, vector, action, counts))
         ended = ended | (counts & step.terminated)
         state, vector, weight = step.state, step.vector, weight * problem.discount
-    alive = finite & ~ended
+    alive = valid & ~ended
     if problem.terminal_value is not None and alive.any():
         value = task.problem.end_values(step.next_obs[alive]).to(total)
         total = total + weight * th.zeros_like(total).masked_scatter(alive, value)

@@ -26,11 +26,14 @@ class Expansion(NamedTuple):
         jacobian: ``(H, N, X, D)`` of the next state's coordinates.
         gradient: ``(H, N, D)`` of minus the reward.
         hessian: ``(H, N, D, D)`` of minus the reward, positive semidefinite.
+        known: ``(H, N)`` bool, where the derivatives are those of a step; elsewhere they are zero, because the step
+            does not count or has no finite derivatives.
     """
 
     jacobian: Tensor
     gradient: Tensor
     hessian: Tensor
+    known: Tensor
 
     @property
     def is_flat(self) -> Tensor:
@@ -45,31 +48,54 @@ class _Batch(NamedTuple):
     z: Tensor
     last: Tensor
 
+    def take(self, rows: Tensor) -> _Batch:
+        """The rows ``(M,)`` int64."""
+        return _Batch(take_rows(self.states, rows), self.z[rows], self.last[rows])
+
 
 def expand(task: VectorProblem, trajectory: Trajectory, method: Literal["finite", "autograd"]) -> Expansion:
     """Expand every step of ``trajectory`` (``N`` rows).
 
-    Steps that do not count (after a termination, or failed) and derivatives that are not finite are zero. The Hessian
-    of the cost is projected onto the positive semidefinite matrices (negative eigenvalues become zero).
+    Finite differences replace automatic derivatives in the rows where these are not finite: torch's second derivative
+    of a norm is NaN at zero. Derivatives are zero where a step does not count (after a termination, or failed), and
+    where finite differences are not finite either, which ``known`` says. The Hessian of the cost is projected onto the
+    positive semidefinite matrices (negative eigenvalues become zero).
     """
     horizon, count, size = trajectory.vectors.shape
-    smallest = _margin(task, method)
-    z = th.cat([trajectory.vectors, _inside(task, trajectory.actions, smallest)], 2)  # (H, N, D)
-    last = th.zeros(horizon, count, dtype=th.bool, device=z.device)
-    last[-1] = task.problem.terminal_value is not None
-    batch = _Batch(trajectory.states, z.flatten(0, 1), last.flatten())
-    jacobian, gradient, hessian = (_automatic if method == "autograd" else _finite)(task, batch, size)
-    parts = [part.unflatten(0, (horizon, count)).to(th.float64) for part in (jacobian, -gradient, -hessian)]
-    usable = trajectory.counts.clone()
-    for part in parts:
-        usable &= part.isfinite().flatten(2).all(2)
+    batch = _batch(task, trajectory, method)
+    parts = (_automatic if method == "autograd" else _finite)(task, batch, size)
+    counts = trajectory.counts.flatten()
+    missing = (counts & ~_finite_throughout(parts)).nonzero().squeeze(1)
+    if method == "autograd" and len(missing):
+        other = _batch(task, trajectory, "finite").take(missing)
+        jacobian, gradient, hessian = (
+            part.index_copy(0, missing, found.to(part))
+            for part, found in zip(parts, _finite(task, other, size), strict=True)
+        )
+        parts = (jacobian, gradient, hessian)
+        batch = batch._replace(z=batch.z.index_copy(0, missing, other.z))
+    known = counts & _finite_throughout(parts)
     jacobian, gradient, hessian = (
-        th.where(usable.view(horizon, count, *[1] * (part.ndim - 2)), part, 0) for part in parts
+        th.where(known.view(-1, *[1] * (part.ndim - 1)), part, 0).to(th.float64) for part in parts
     )
     # The point of expansion was moved inside the bounds: back to the actions that were taken.
-    back = (trajectory.actions - z[..., size:]).to(hessian)
+    back = (trajectory.actions.flatten(0, 1) - batch.z[:, size:]).to(hessian)
     gradient = gradient + (hessian[..., size:] @ back[..., None])[..., 0]
-    return Expansion(jacobian, gradient, nearest_positive(hessian))
+    expansion = Expansion(jacobian, -gradient, nearest_positive(-hessian), known)
+    return Expansion(*(part.unflatten(0, (horizon, count)) for part in expansion))
+
+
+def _batch(task: VectorProblem, trajectory: Trajectory, method: Literal["finite", "autograd"]) -> _Batch:
+    """The points of a trajectory, actions so far inside the bounds that derivatives can be taken there."""
+    z = th.cat([trajectory.vectors, _inside(task, trajectory.actions, _margin(task, method))], 2)  # (H, N, D)
+    last = th.zeros(z.shape[:2], dtype=th.bool, device=z.device)
+    last[-1] = task.problem.terminal_value is not None
+    return _Batch(trajectory.states, z.flatten(0, 1), last.flatten())
+
+
+def _finite_throughout(parts: tuple[Tensor, ...]) -> Tensor:
+    """Rows ``(B,)`` in which all of ``parts (B, ...)`` are finite."""
+    return th.stack([part.isfinite().flatten(1).all(1) for part in parts]).all(0)
 
 
 def choose_method(task: VectorProblem, derivatives: Derivatives) -> Literal["finite", "autograd"]:

@@ -14,7 +14,7 @@ from controllers.trajectory.coordinates import Choose, Trajectory, VectorProblem
 from controllers.trajectory.derivatives import Derivatives, Expansion, choose_method, expand
 from controllers.trajectory.lqr import Regulator
 from controllers.trajectory.plans import finished
-from controllers.trajectory.riccati import Gains, Room, backward
+from controllers.trajectory.riccati import ChangeBounds, Gains, backward
 from mbrl_wrappers.checks import at_least, within
 
 ActionLimits = Literal["box_qp", "clamp"]
@@ -110,8 +110,8 @@ class ILQR:
 
     A problem has *converged* when the quadratic model, hardly damped, promises less than ``tolerance`` times one plus
     the absolute score. That is a stationary point, as good as the trajectory it grew from: a local method does not
-    see a better valley. It has not when iterations or damping run out, or when its score is not finite: then the plan
-    is the best rollout so far, at worst the warm start or the middle of the action range.
+    see a better valley. It has not when iterations or damping run out, when its score is not finite, or when a step has
+    no finite derivatives: then the plan is the best rollout so far, at worst the warm start or the middle of the range.
 
     A start at which nothing changes the score to first order, such as a pendulum that hangs still, is left by noise of
     ``jitter``, once, unless the reward is constant; if that leads nowhere better the start is kept.
@@ -198,11 +198,11 @@ class ILQR:
     def _solved(self, task: VectorProblem, search: _Iterate, expansion: Expansion) -> tuple[_Iterate, Gains]:
         """The gains along the current trajectory, and what they say about convergence."""
         ridge, active, actions = search.ridge, search.active, search.nominal.actions
-        room = None
+        bounds = None
         if self.limits == "box_qp":
-            room = Room(*((edge - actions).double() for edge in (task.low, task.high)))
+            bounds = ChangeBounds(*((edge - actions).double() for edge in (task.low, task.high)))
         while True:
-            gains = backward(expansion, task.problem.discount, ridge.value, room=room)
+            gains = backward(expansion, task.problem.discount, ridge.value, bounds=bounds)
             singular = active & ~gains.solved
             if not singular.any():
                 break
@@ -211,14 +211,15 @@ class ILQR:
         scores = search.nominal.scores.double()
         noise = 10 * float(th.finfo(task.precision).eps)
         enough = gains.improvement > max(self.tolerance, noise) * (1 + scores.abs())
-        settled = active & ~enough & scores.isfinite() & (ridge.value <= UNDAMPED)
+        known = (expansion.known | ~search.nominal.counts).all(0)
+        settled = active & ~enough & known & scores.isfinite() & (ridge.value <= UNDAMPED)
         search = search._replace(ridge=ridge, active=active & ~settled, converged=search.converged | settled)
         return search, gains
 
     def _shaken(
         self, task: VectorProblem, search: _Iterate, expansion: Expansion, generator: Generator
     ) -> tuple[_Iterate, Tensor]:
-        """The search from noisy actions where the start is stationary but not all the same, and where that is."""
+        """The search restarted from noisy actions in problems with a stationary start, and which problems these are."""
         still = search.converged & ~expansion.is_flat
         if not still.any() or not self.jitter:
             return search, th.zeros_like(still)

@@ -30,13 +30,14 @@ class LQR:
     With :math:`\delta z` the distance to the operating point in state coordinates and model actions, the model is
     :math:`\delta x' = F\,\delta z + d` and the reward a quadratic in :math:`\delta z`, the same at every step but for
     the value at the horizon. The finite-horizon Riccati recursion (:func:`~controllers.trajectory.riccati.backward`)
-    runs in float64, and the plan holds the actions that this regulator takes in the linear model. For linear dynamics
+    runs in float64, and the plan is the actions that this regulator takes in the linear model. For linear dynamics
     and a concave quadratic reward they are the optimum; elsewhere negative curvature of the cost counts as zero.
 
     Bounds are no part of the recursion: actions are clamped to them while the linear model is followed, so a plan that
     runs into a bound need not be optimal (that of :class:`~controllers.ILQR` is). Terminations are not foreseen either,
-    though the plan's value counts nothing after one. A plan that fails in the model (not finite) is replaced by the
-    warm start, or by the middle of the action range. ``report.converged`` is None: there is nothing to converge.
+    though the plan's value counts nothing after one. A plan that fails in the model (a prediction is not finite, or
+    outside of the model's limits) is replaced by the warm start, or by the middle of the action range.
+    ``report.converged`` is None: there is nothing to converge.
 
     One row per problem is followed, ``problem.particles`` and ``problem.risk`` are ignored; a stochastic model is best
     given as its mean.
@@ -145,7 +146,7 @@ class Regulator(NamedTuple):
 def _at_point(
     task: VectorProblem, point: Tensor, action: Tensor, method: Literal["finite", "autograd"]
 ) -> tuple[Expansion, Tensor]:
-    """The expansion of all steps at ``point (N, X)`` and ``action (A,)``, and where a step leads, less the point.
+    """The expansion of all steps at ``point (N, X)`` and ``action (A,)``, and the defect ``(N, X)`` there.
 
     Only the last step differs, by the value at the horizon.
     """

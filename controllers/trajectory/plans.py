@@ -34,7 +34,7 @@ def finished(
         candidates: ``(N, P, H, A)`` of the last iteration.
         scores: ``(N, P)`` of these.
         warm_value: ``(N,)`` score of the warm start.
-        num_invalid: candidates that were not finite; by default those among ``scores``.
+        num_invalid: candidates that failed; by default those among ``scores``.
         converged: ``(N,)`` bool, None when the method does not know.
         iterations: improvement steps taken.
     """

@@ -30,15 +30,20 @@ class Gains(NamedTuple):
     solved: Tensor
 
 
-class Room(NamedTuple):
-    """How far actions may change, ``low`` and ``high`` each ``(H, N, A)``."""
+class ChangeBounds(NamedTuple):
+    """Bounds on the change of actions, ``low`` and ``high`` each ``(H, N, A)``."""
 
     low: Tensor
     high: Tensor
 
 
 def backward(
-    expansion: Expansion, discount: float, ridge: Tensor, *, room: Room | None = None, defect: Tensor | None = None
+    expansion: Expansion,
+    discount: float,
+    ridge: Tensor,
+    *,
+    bounds: ChangeBounds | None = None,
+    defect: Tensor | None = None,
 ) -> Gains:
     r"""The discounted Riccati recursion (Tassa, Erez and Todorov 2012, equations 5, 6 and 11), from the last step back.
 
@@ -49,14 +54,14 @@ def backward(
               k, K = \arg\min_{\delta u} \tfrac12 \delta z^\top Q\,\delta z + q^\top \delta z + \tfrac\mu2 |\delta u|^2
 
     and :math:`v`, :math:`V` of this step follow by inserting :math:`k` and :math:`K` with the curvature as it is,
-    without :math:`\mu`. With ``room`` the minimum is taken in the box, and entries at a bound have no feedback (Tassa,
-    Mansard and Todorov 2014, section III).
+    without :math:`\mu`. With ``bounds`` the minimum is taken in the box, and entries at a bound have no feedback
+    (Tassa, Mansard and Todorov 2014, section III).
 
     Args:
         expansion: of every step.
         discount: :math:`\gamma`.
         ridge: :math:`\mu`, ``(N,)``.
-        room: bounds on the change of actions; None for none.
+        bounds: bounds on the change of actions; None for none.
         defect: :math:`d`, ``(N, X)``: where the expansion's step leads, less where the next one was expanded; None for
             zero, as along a trajectory.
     """
@@ -74,7 +79,7 @@ def backward(
         own, cross = whole[:, size:, size:], whole[:, size:, :size]
         damped, fine = _definite(own + regular, identity)
         solved = solved & fine
-        here = None if room is None else (room.low[t], room.high[t])
+        here = None if bounds is None else (bounds.low[t], bounds.high[t])
         k, gain = _minimise(damped, slope[:, size:], cross, here)
         k, gain = th.where(fine[:, None], k, 0), th.where(fine[:, None, None], gain, 0)
         bent = slope[:, size:] + (own @ k[..., None])[..., 0]
@@ -98,11 +103,11 @@ def _definite(matrices: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _minimise(
-    curvature: Tensor, slope: Tensor, cross: Tensor, room: tuple[Tensor, Tensor] | None
+    curvature: Tensor, slope: Tensor, cross: Tensor, bounds: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """The change ``(N, A)`` that minimises the quadratic model, and its gain ``(N, A, X)`` on the state's change."""
-    if room is None:
+    if bounds is None:
         both = solve(curvature, th.cat([slope[..., None], cross], 2))
         return -both[..., 0], -both[..., 1:]
-    change, free = solve_box_qp(curvature, slope, *room)
+    change, free = solve_box_qp(curvature, slope, *bounds)
     return change, -free_solve(curvature, cross, free)

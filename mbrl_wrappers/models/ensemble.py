@@ -129,6 +129,20 @@ class EnsembleDynamics(GaussianEnsemble):
         drawn = th.randint(self.num_elites, (len(obs),), generator=generator, device=self.device)
         return EnsembleState(self.as_observations(obs), self.elites.index_select(0, drawn))
 
+    def reset_particles(self, obs: Tensor, particles: int, *, generator: Generator) -> EnsembleState:
+        """Start ``particles`` trajectories per row of ``obs (N, O)``, side by side, with the elites dealt out evenly.
+
+        Each elite comes up ``K / E`` times among the particles of a row, rounded down or up; which ones are rounded up
+        is drawn.
+        """
+        shuffled = th.rand(len(obs), self.num_elites, generator=generator, device=self.device).argsort(1)
+        dealt = shuffled[:, th.arange(particles, device=self.device) % self.num_elites]
+        return EnsembleState(obs.repeat_interleave(particles, 0), self.elites.index_select(0, dealt.flatten()))
+
+    def lasting_members(self, state: EnsembleState) -> Tensor | None:
+        """The member ``(B,)`` of each row in ``"tsinf"``; None otherwise, where members change or are averaged."""
+        return state.member if self.propagation == "tsinf" else None
+
     def step(self, state: EnsembleState, action: Tensor, *, generator: Generator) -> tuple[EnsembleState, Prediction]:
         """Advance every row with model actions ``(B, A)``; differentiable in state and action."""
         if len(action) <= STEP_ROWS or th.is_grad_enabled():

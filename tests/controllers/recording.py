@@ -7,6 +7,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from controllers import PlanningProblem
+from controllers.problem import Evaluation
 
 
 class RecordingProblem(PlanningProblem[Any]):
@@ -23,8 +24,8 @@ class RecordingProblem(PlanningProblem[Any]):
     candidates: list[Tensor]
     scores: list[Tensor]
 
-    def score(self, actions: Tensor, *, generator: Generator | None = None) -> Tensor:
-        scores = super().score(actions, generator=generator)
+    def evaluate(self, actions: Tensor, *, generator: Generator | None = None) -> Evaluation:
+        found = super().evaluate(actions, generator=generator)
         self.candidates.append(actions.detach().clone())
-        self.scores.append(scores.detach())
-        return scores
+        self.scores.append(found.scores.detach())
+        return found

@@ -1,7 +1,8 @@
-"""Learning with a planner: the schedule, its books, and going on after a stop."""
+"""Learning with a planner: the schedule, its reports, and going on after a stop."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from controllers import (
     save_progress,
 )
 from controllers import progress as progress_module
+from controllers.learning_reports import PlanSummary
+from controllers.plan import PlanReport
 from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions, TransitionStore
 from mbrl_wrappers.storage.checkpoint import CheckpointError
 from mbrl_wrappers.tasks import never_terminates
@@ -282,6 +285,48 @@ def test_damaged_reports_are_named(tmp_path: Path, text: str) -> None:
     (folder / "trials.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"trials\.json"):
         load_progress(tmp_path)
+
+
+class ReusesItsArrays(EndlessOracle):
+    """Writes every observation into one array, and changes the action that it is given, in place."""
+
+    def reset(self, **options: Any) -> Any:
+        obs, info = super().reset(**options)
+        self.array = np.array(obs)
+        return self.array, info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = super().step(np.array(action))
+        self.array[:] = obs
+        if isinstance(action, np.ndarray):
+            action[...] = self.action_space.high
+        return (self.array, *rest)
+
+
+@pytest.mark.parametrize("initial", [7, 4])  # random trials alone, and trials with the planner
+def test_what_an_environment_does_to_its_arrays_changes_no_stored_row(initial: int) -> None:
+    def stored(env: gymnasium.Env) -> Transitions:
+        policy, trainer, store = exact_parts(env)
+        config = PlannerLearningConfig(trials=1, trial_steps=3, initial_random_steps=initial)
+        learn_with_planner(env, policy, trainer, store, config, seed=4)
+        return store.transitions()
+
+    clean, reused = stored(EndlessOracle()), stored(ReusesItsArrays())
+    assert clean.num_rows == initial + 3
+    for name, wanted, got in zip(clean._fields, clean, reused, strict=True):
+        assert got.equal(wanted), name
+    assert not reused.obs.equal(reused.next_obs)
+
+
+def test_a_report_summarises_the_plans_of_its_trial() -> None:
+    def report(value: float, seconds: float) -> PlanReport:
+        one = th.tensor([value])
+        return PlanReport(one - 1, one, one - 2, one, 0, 10, seconds, 0.0)
+
+    nan = th.tensor([math.nan])
+    summary = PlanSummary.of([report(5.0, 0.1), report(7.0, 0.3), report(3.0, 0.2)._replace(warm_start_value=nan)])
+    assert summary == PlanSummary(3, pytest.approx(200), 30, 5.0, 5.0, 3.0)  # type: ignore[arg-type]
+    assert PlanSummary.of([]) == PlanSummary(0, None, 0, None, None, None)
 
 
 def test_parts_that_do_not_belong_together_are_refused() -> None:

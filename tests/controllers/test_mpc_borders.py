@@ -14,7 +14,7 @@ from controllers import CEM, ICEM, MPPI, MPCPolicy, Proposals, RandomShooting
 from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
 from tests.controllers.linear import linear_model
 from tests.controllers.scripted import SCALAR
-from tests.controllers.test_distributions import ODD_BOX
+from tests.controllers.shooting.test_distributions import ODD_BOX
 from tests.controllers.test_mpc import OBS, policy_of
 from tests.oracle import HIGH, LOW, DiscreteOracleEnv, oracle_model
 

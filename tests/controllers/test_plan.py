@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controllers import WarmStart
 from tests.controllers.linear import linear_problem
-from tests.controllers.test_distributions import problem_of
+from tests.controllers.shooting.test_distributions import problem_of
 
 LOPSIDED = spaces.Box(-1.0, 3.0, (1,))
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from controllers import PlanningProblem
-from mbrl_wrappers.models import FunctionModel
+from controllers import CEM, ICEM, ILQR, LQR, MCTS, MPPI, GradientShooting, PlanningProblem, Proposals, RandomShooting
+from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
 from mbrl_wrappers.types import Prediction
 from tests.controllers.linear import cost_of, linear_model, linear_problem, optimal_actions, optimal_cost
 from tests.controllers.scripted import (
@@ -192,6 +192,44 @@ def test_the_precision_is_the_higher_of_starts_and_actions() -> None:
     assert -exact.score(plan).item() == pytest.approx(optimal_cost(10), abs=1e-12)
     assert exact.score(plan.float()).dtype == th.float64
     assert linear_problem(10).score(plan).dtype == th.float64
+
+
+FLOAT64_PLANNERS = [
+    CEM(population=6, iterations=2),
+    ICEM(population=6, iterations=2),
+    MPPI(population=6),
+    RandomShooting(population=6),
+    GradientShooting(population=2, iterations=2),
+    ILQR(iterations=2),
+    LQR(),
+]
+
+
+@pytest.mark.parametrize("planner", FLOAT64_PLANNERS, ids=lambda planner: type(planner).__name__)
+@pytest.mark.parametrize("dtype", [th.float64, th.float16, th.int64])
+@pytest.mark.parametrize("propagation", ["mean", "tsinf"])
+def test_starts_of_any_precision_are_cast_to_that_of_the_model(planner: Any, dtype: Any, propagation: Any) -> None:
+    obs, act = spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,))
+    model = EnsembleDynamics(obs, act, hidden=(8,), propagation=propagation, device="cpu")
+    start, generator = th.tensor([[1, -2]]), lambda: th.Generator().manual_seed(0)
+    wanted = planner.plan(PlanningProblem(model, start.float(), 3), generator=generator())
+    plan = planner.plan(PlanningProblem(model, start.to(dtype), 3), generator=generator())
+    assert plan.actions.equal(wanted.actions)
+    assert plan.value.equal(wanted.value)
+
+
+@pytest.mark.parametrize("dtype", [th.float64, th.float16, th.int64])
+def test_a_tree_search_takes_starts_of_any_precision(dtype: Any) -> None:
+    model = EnsembleDynamics(spaces.Box(-9, 9, (2,)), spaces.Discrete(2), hidden=(8,), device="cpu")
+    problem = PlanningProblem(model, th.tensor([[1, -2]]).to(dtype), 3)
+    assert MCTS(simulations=5).plan(problem, generator=th.Generator().manual_seed(0)).value.isfinite().all()
+
+
+def test_policies_propose_from_starts_in_float64() -> None:
+    model = EnsembleDynamics(spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), hidden=(8,), device="cpu")
+    problem = PlanningProblem(model, th.zeros(1, 2, dtype=th.float64), 3)
+    policy: Any = lambda obs, generator: obs[:, :1]  # noqa: E731
+    assert Proposals(policy, 2).draw(problem, generator=th.Generator().manual_seed(0)).shape == (1, 2, 3, 1)
 
 
 # --- borders ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,15 @@ from torch import Tensor
 from controllers import ILQR, PlanningProblem, WarmStart
 from mbrl_wrappers import FunctionModel
 from tests.controllers.linear import START, linear_model, linear_problem
-from tests.controllers.smooth_tasks import METHODS, OPTIMA, pendulum, problem_of, scalar_model, seeded, upright
+from tests.controllers.trajectory.smooth_tasks import (
+    METHODS,
+    OPTIMA,
+    pendulum,
+    problem_of,
+    scalar_model,
+    seeded,
+    upright,
+)
 
 # --- linear-quadratic -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from controllers import CEM, ILQR, MPCPolicy, PlanningProblem, WarmStart
 from controllers.trajectory.ilqr import Damping, Ridge
 from mbrl_wrappers import EnsembleDynamics, FunctionModel, MujocoModel, Prediction, WithReward
 from tests.controllers.linear import linear_model, linear_problem
-from tests.controllers.smooth_tasks import METHODS, problem_of, scalar_model, seeded
+from tests.controllers.trajectory.smooth_tasks import METHODS, problem_of, scalar_model, seeded
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 # --- terminations, discount -------------------------------------------------------------------------------------------

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from controllers import CEM, ICEM, MPPI, GradientShooting, Planner, PlanningProblem, RandomShooting, WarmStart
-from mbrl_wrappers.models import FunctionModel
+from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
+from mbrl_wrappers.types import Prediction
 from tests.controllers.linear import linear_problem, optimal_actions
 from tests.controllers.recording import RecordingProblem
-from tests.controllers.scripted import SCALAR
-from tests.controllers.test_distributions import HIGH, LOW, ODD_BOX, in_env_units
+from tests.controllers.scripted import SCALAR, Particle, SharedMembers
+from tests.controllers.shooting.test_distributions import HIGH, LOW, ODD_BOX, in_env_units
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 PLANNERS: dict[str, Planner] = {
@@ -46,6 +47,57 @@ def generator(seed: int = 0) -> th.Generator:
 def oracle_problem(horizon: int = 4, starts: int = 3) -> PlanningProblem[Any]:
     start = 0.8 * th.rand(starts, 3, generator=generator(9)) - 0.4
     return PlanningProblem(oracle_model(OracleEnv()), start, horizon)
+
+
+class NoisyReward(SharedMembers):
+    """``r = -u^2 + noise``, with noise that all candidates of a batch share; the state stays where it is."""
+
+    def _advance(self, state: Particle, action: Tensor, noise: Tensor) -> tuple[Particle, Prediction]:
+        return state, Prediction(state.obs, noise - action[:, 0].square(), th.zeros(len(action), dtype=th.bool))
+
+
+FEW: dict[str, Planner] = {
+    "CEM": CEM(population=4, iterations=10, returns="best", init_std=1.0, min_std=0.5),
+    "ICEM": ICEM(population=4, iterations=10, returns="best", init_std=1.0, num_elites=2),
+    "MPPI": MPPI(population=4, iterations=10, returns="best"),
+    "RandomShooting": RandomShooting(population=4, iterations=10),
+    "GradientShooting": GradientShooting(population=4, iterations=4),
+}
+
+
+@pytest.mark.parametrize("planner", FEW.values(), ids=FEW.keys())
+@pytest.mark.parametrize("particles", [1, 3])
+def test_no_luck_of_the_draws_beats_the_warm_start(planner: Any, particles: int) -> None:
+    model = NoisyReward(1.0)
+    model.action_space = spaces.Box(-1, 1, (1,), np.float32)  # type: ignore[assignment]
+    problem = PlanningProblem(model, th.zeros(2, 1), 1, particles=particles)
+    for seed in range(10):
+        plan = planner.plan(problem, th.zeros(2, 1, 1), generator=generator(seed))  # the optimum
+        assert plan.actions.tolist() == [[[0.0]], [[0.0]]]
+        assert plan.value.equal(plan.report.warm_start_value)
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
+@pytest.mark.parametrize("particles", [1, 4])
+def test_a_candidate_scores_the_same_in_any_company(propagation: Any, particles: int) -> None:
+    model = EnsembleDynamics(
+        spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), hidden=(8,), propagation=propagation, device="cpu"
+    )
+    problem = PlanningProblem(model, th.randn(3, 2, generator=generator()), 4, particles=particles)
+    actions = th.rand(3, 5, 4, 1, generator=generator(1)) - 0.5
+    together = problem.score(actions, generator=generator(2))
+    alone = [problem.score(actions[:, [p]], generator=generator(2)) for p in range(5)]
+    th.testing.assert_close(th.cat(alone, 1), together, rtol=1e-4, atol=1e-5)
+    pairs = problem.score(actions[:, [3, 1]], generator=generator(2))
+    th.testing.assert_close(pairs, together[:, [3, 1]], rtol=1e-4, atol=1e-5)
+
+
+def test_plans_with_other_seeds_see_other_draws() -> None:
+    model = NoisyReward(1.0)
+    problem = PlanningProblem(model, th.zeros(1, 1), 1)
+    warm = th.zeros(1, 1, 1)
+    values = {CEM(population=4).plan(problem, warm, generator=generator(seed)).value.item() for seed in range(5)}
+    assert len(values) == 5
 
 
 @every_planner

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch as th
 from gymnasium import spaces
 from torch import Tensor
 
-from controllers import ILQR, PlanningProblem
+from controllers import ILQR, LQR, PlanningProblem
 from controllers.trajectory.coordinates import Trajectory, VectorProblem, open_loop
 from controllers.trajectory.derivatives import Expansion, choose_method, expand, nearest_positive
+from controllers.trajectory.riccati import backward
 from mbrl_wrappers.models import EnsembleDynamics, FunctionModel
+from tests.controllers.linear import linear_problem
 from tests.controllers.scripted import Members
 
 SPACE = spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -91,7 +94,7 @@ def test_nothing_counts_after_a_termination() -> None:
         assert not part[1:].any()
 
 
-def test_what_is_not_finite_counts_as_zero() -> None:
+def test_an_infinite_derivative_becomes_a_finite_difference() -> None:
     def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The root has an infinite derivative at zero.
         return obs + action, -obs.abs().sqrt().sum(1) - action.square().sum(1), th.zeros(len(obs), dtype=th.bool)
@@ -100,7 +103,8 @@ def test_what_is_not_finite_counts_as_zero() -> None:
     problem = PlanningProblem(model, th.zeros(1, 2, dtype=th.float64), 2)
     _, expansion = expanded(problem, th.full((1, 2, 2), 0.5, dtype=th.float64), "autograd")
     assert all(part.isfinite().all() for part in expansion)
-    assert not expansion.jacobian[0].any()
+    assert expansion.known.all()
+    th.testing.assert_close(expansion.jacobian[0, 0], th.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]]).double())
     assert expansion.jacobian[1].any()
 
 
@@ -191,3 +195,90 @@ def test_a_model_without_coordinates_says_what_to_do() -> None:
     model: Any = Members(0.5)
     with pytest.raises(TypeError, match="Members offers none: give it state_vector"):
         task_of(PlanningProblem(model, th.zeros(1, 1), 3))
+
+
+# --- derivatives that are not finite ----------------------------------------------------------------------------------
+
+KINKS = {
+    "norm": lambda v: v.norm(dim=1),
+    "root of a square": lambda v: v.square().sum(1).sqrt(),
+    "power": lambda v: v.abs().pow(1.5).sum(1),
+}
+
+
+@pytest.mark.parametrize("kink", KINKS.values(), ids=KINKS.keys())
+@pytest.mark.parametrize("of", ["state", "action"])
+def test_finite_differences_replace_automatic_derivatives_where_these_are_not_finite(kink: Any, of: str) -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cost = kink(obs if of == "state" else action)
+        return obs + action, -obs.square().sum(1) - cost, obs[:, 0] > 99
+
+    model = FunctionModel(SPACE, spaces.Box(-1, 1, (2,), np.float32), step)
+    start = th.tensor([[0.0, 0.0], [0.6, -0.3]], dtype=th.float64)
+    actions = th.tensor([[[0.0, 0.0], [0.2, 0.1]], [[0.3, 0.2], [0.0, 0.0]]], dtype=th.float64)
+    problem = PlanningProblem(model, start, 2)
+    _, mixed = expanded(problem, actions, "autograd")
+    _, differences = expanded(problem, actions, "finite")
+    assert mixed.known.all()
+    for automatic, finite in zip(mixed[:3], differences[:3], strict=True):
+        th.testing.assert_close(automatic, finite, rtol=1e-3, atol=2e-4)
+    assert (mixed.jacobian == th.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]])).all(3).all(2).any(), "the others stay exact"
+
+
+@pytest.mark.parametrize("planner", [ILQR(), LQR(about="start")], ids=["ILQR", "LQR"])
+@pytest.mark.parametrize("kink", KINKS.values(), ids=KINKS.keys())
+@pytest.mark.parametrize("derivatives", ["auto", "finite", "autograd"])
+def test_a_kink_at_rest_does_not_make_a_plan_do_nothing(planner: Any, kink: Any, derivatives: Any) -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following = obs + 0.1 * action
+        return following, -(following[:, 0] - 1).square() - 0.01 * kink(action), obs[:, 0] > 99
+
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    model = FunctionModel(space, spaces.Box(-1, 1, (1,), np.float32), step)
+    problem = PlanningProblem(model, th.zeros(1, 1), 20)
+    plan = replace(planner, derivatives=derivatives).plan(problem, generator=th.Generator().manual_seed(0))
+    assert problem.score(th.zeros(1, 1, 20, 1)).item() == pytest.approx(-20)
+    if isinstance(planner, ILQR):
+        assert plan.value.item() == pytest.approx(-2.95, abs=0.01)  # 0.1 steps to the goal, and there it stays
+    else:
+        assert plan.value.item() > -20
+
+
+def test_where_no_derivative_is_finite_nothing_is_said_to_have_converged() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        reward = th.where(action[:, 0] == 0, 0 * action[:, 0], th.nan)  # alone finite where it is expanded
+        return obs + action, reward, obs[:, 0] > 99
+
+    model = FunctionModel(SPACE, spaces.Box(-1, 1, (2,), np.float32), step)
+    for method in ("finite", "autograd"):
+        problem = PlanningProblem(model, th.zeros(1, 2), 2)
+        plan = ILQR(iterations=5, derivatives=method).plan(problem, generator=th.Generator().manual_seed(0))  # type: ignore[arg-type]
+        assert plan.report.converged is not None
+        if method == "finite":
+            assert plan.report.converged.tolist() == [False]
+
+
+def test_numbers_after_the_end_change_no_score() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following = obs + action
+        return th.where(obs > 0.9, th.nan, following), following[:, 0], following[:, 0] > 0.9
+
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    model = FunctionModel(space, spaces.Box(-1, 1, (1,), np.float32), step)
+    task = task_of(PlanningProblem(model, th.zeros(2, 1), 3, terminal_reward=5))
+    actions = th.tensor([[1.0, 0.5, 0.5], [0.5, 0.25, 0.0]], dtype=th.float64)[:, None, :, None]
+    trajectory = open_loop(task, actions)
+    assert trajectory.scores.tolist() == [1 + 5, 0.5 + 0.75 + 0.75]
+    assert trajectory.counts.t().tolist() == [[True, False, False], [True, True, True]]
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9, 0.5])
+def test_the_promised_improvement_is_the_real_one_for_linear_quadratic_problems(discount: float) -> None:
+    problem = linear_problem(6, discount=discount)
+    task = task_of(problem)
+    trajectory = open_loop(task, th.full((1, 1, 6, 1), 0.3, dtype=th.float64))
+    gains = backward(expand(task, trajectory, "autograd"), discount, th.zeros(1))
+    best = ILQR().plan(problem, generator=th.Generator().manual_seed(0))
+    gained = float(best.value) - float(trajectory.scores)
+    assert gained > 0.03
+    assert gains.improvement.item() == pytest.approx(gained, rel=1e-8)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from torch import Tensor
 
 from controllers import MPPI, PlanningProblem
-from controllers.shooting.mppi import path_weights
+from controllers.shooting.mppi import path_weights, score_scale
 from controllers.shooting.noise import knot_matrix
 from mbrl_wrappers.models import FunctionModel
 from tests.controllers.linear import START, A, B, linear_problem
@@ -41,6 +42,72 @@ def test_normalised_weights_do_not_depend_on_the_units_of_rewards() -> None:
     wanted = path_weights(scores, 0.3, normalise=True)
     th.testing.assert_close(path_weights(1000 * scores - 7, 0.3, normalise=True), wanted, rtol=1e-3, atol=1e-6)
     assert path_weights(1e6 * scores, 1e-3, normalise=False).isfinite().all()
+
+
+@pytest.mark.parametrize("penalty", [100.0, 1e4, 1e8])
+@pytest.mark.parametrize("hit", [1, 20, 44])
+def test_the_weights_do_not_depend_on_what_a_large_penalty_is(hit: int, penalty: float) -> None:
+    scores = th.linspace(0, -1, 50)[None].repeat(2, 1)
+    scores[0, -hit:] -= penalty
+    scores[1, -hit:] = -math.inf
+    punished, without = path_weights(scores, 0.1, normalise=True)
+    th.testing.assert_close(punished, without)
+    assert without.count_nonzero() == 50 - hit
+
+
+def test_the_scale_is_the_deviation_of_scores_within_ten_times_the_best_tenth() -> None:
+    # Ten are worse than the best, so the first of them is the edge: ten edges are on the limit, and count.
+    behind = th.tensor([[0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 4.0, 5.0, 9.0, 10.0, 10.5], [0.0] * 10 + [th.inf]])
+    scale = score_scale(behind, th.zeros(2, 1))
+    kept = np.array([0.0, 1, 1, 2, 2, 3, 4, 5, 9, 10])
+    np.testing.assert_allclose(scale.numpy(), [[kept.std()], [1.0]], rtol=1e-6)
+
+
+def test_candidates_that_tie_with_the_best_do_not_set_the_scale() -> None:
+    # A sparse reward: most candidates find it, to a rounding error of float32, and share the weight evenly.
+    found = 0.001 * (1 + 1e-7 * (th.arange(30) % 2))
+    weights = path_weights(th.cat([found, th.zeros(10)])[None], 0.1, normalise=True)[0]
+    np.testing.assert_allclose(weights[:30].numpy(), 1 / 30, rtol=1e-3)
+    assert weights[30:].max() < 1e-8
+
+
+def corridor(penalty: float) -> PlanningProblem[Any]:
+    """From 1 to the left: the reward is ``-x^2`` of the successor, and beyond 1.12 ``penalty`` less."""
+
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following = obs + 0.1 * action
+        x = following[:, 0]
+        return following, -x.square() - penalty * (x > 1.12), x > 99
+
+    model = FunctionModel(SCALAR, spaces.Box(-1, 1, (1,), np.float32), step)
+    return PlanningProblem(model, th.ones(1, 1), 5)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 100.0, 1e4, 1e20])
+def test_an_obstacle_beside_the_way_does_not_stop_it(penalty: float) -> None:
+    problem = corridor(penalty)
+    first = [MPPI(population=256).plan(problem, generator=generator(seed)).actions[0, 0, 0].item() for seed in range(8)]
+    assert np.mean(first) == pytest.approx(-0.94, abs=0.03)
+
+
+def test_in_an_exact_model_the_mean_stays_while_it_lies_between_warm_start_and_best() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return obs, -action.square().sum(1), obs[:, 0] > 9
+
+    problem = PlanningProblem(FunctionModel(SCALAR, SCALAR, step), th.zeros(1, 1), 1)
+    planner = MPPI(population=64, iterations=1, temperature=1e9)  # the mean of all candidates
+
+    def planned(start: float) -> Any:
+        return planner.plan(problem, th.full((1, 1, 1), start), generator=generator())
+
+    between, behind = planned(-1.0), planned(0.01)
+    mean = between.candidates.mean(1)
+    assert between.report.warm_start_value < between.value < between.report.best_value
+    th.testing.assert_close(between.actions, mean)
+    # From near the optimum the mean of noisy candidates is worse than the start, so the best candidate replaces it.
+    assert -behind.candidates.mean().square() < behind.report.warm_start_value
+    assert behind.value == behind.report.best_value
+    assert behind.actions.square().item() <= 1e-4
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -92,7 +159,10 @@ def test_the_mean_and_the_sample_size_are_those_of_the_weights() -> None:
     problem = RecordingProblem.of(linear_problem(4))
     plan = MPPI(population=30, iterations=1, temperature=0.5).plan(problem, generator=generator())
     scores = problem.scores[0][0].double()
-    weights = th.softmax((scores - scores.max()) / scores.std(correction=0) / 0.5, 0)
+    behind = (scores.max() - scores).sort().values
+    near = behind[behind <= 10 * behind[3]]  # 29 are worse than the best, the third of them closes the best tenth
+    assert len(near) == 22
+    weights = th.softmax((scores - scores.max()) / near.std(correction=0) / 0.5, 0)
     mean = (weights[:, None, None] * problem.candidates[0][0]).sum(0)
     th.testing.assert_close(plan.actions[0].double(), mean, atol=1e-5, rtol=1e-4)
     assert plan.report.effective_sample_size.item() == pytest.approx(1 / weights.square().sum().item(), rel=1e-4)

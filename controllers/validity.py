@@ -1,0 +1,37 @@
+"""Which predictions a plan may rely on: finite ones, inside the limits of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from torch import Tensor
+
+from mbrl_wrappers.ranges import finite_rows
+from mbrl_wrappers.types import DynamicsModel, Limits, Prediction
+
+
+def limits_from(model: DynamicsModel[Any], start: Tensor | None) -> Limits | None:
+    """The model's ``limits`` as they are now, widened to contain all of ``start (N, O)``; None where it has none.
+
+    They are widened because a plan has to begin somewhere: from outside of the limits it may lead back or go on along
+    the edge, but no further out.
+    """
+    limits: Limits | None = getattr(model, "limits", None)
+    if limits is None or start is None:
+        return limits
+    low, high = th.aminmax(start, dim=0)
+    return limits._replace(
+        obs_low=th.minimum(limits.obs_low.to(low), low), obs_high=th.maximum(limits.obs_high.to(high), high)
+    )
+
+
+def valid_rows(prediction: Prediction, limits: Limits | None) -> Tensor:
+    """Which rows of a prediction are finite and inside ``limits``; ``(B,)`` bool, or ``(B, T)`` of whole sequences."""
+    next_obs, reward = prediction.next_obs.detach(), prediction.reward.detach()
+    flat = Prediction(next_obs.flatten(0, -2), reward.flatten(), prediction.terminated.flatten())
+    if limits is None:
+        valid = flat.reward.isfinite() & finite_rows(flat.next_obs)
+    else:
+        valid = limits.accepts(flat)
+    return valid.view(reward.shape)
