@@ -164,9 +164,9 @@ def in_dtype_of(space: AnySpace, action: object) -> NDArray[Any]:
         return array.astype(space.dtype)
     if not has_whole_numbers(space):
         # A float64 bound may lie a rounding error inside its float32 neighbour.
-        return np.clip(array.astype(space.dtype), space.low, space.high)
+        return array.astype(space.dtype).clip(space.low, space.high)
     if array.dtype == space.dtype and array.dtype.kind in "iu":
-        return np.clip(array, space.low, space.high)
+        return array.clip(space.low, space.high)
     if not np.isfinite(array).all():
         raise ValueError(f"The action {array.tolist()} is not finite, so no action of {space} is near it.")
     with np.errstate(invalid="ignore"):  # 2**63 as a float has no int64: the bounds are put in its place below

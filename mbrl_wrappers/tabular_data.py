@@ -125,8 +125,9 @@ def table_of_transitions(
             if not (all(chance >= 0 for chance in chances) and abs(sum(chances) - 1) <= 1e-6):
                 raise ValueError(f"The probabilities of state {state} and action {action} are {chances}: not 1 in sum.")
             rows += [(state, action, *outcome) for outcome in outcomes if outcome[0] > 0]
-    state, action, weight, following, reward, terminated = zip(*rows, strict=True)
-    return TabularTransitions.of(state, action, reward, following, terminated), np.asarray(weight, np.float64)
+    columns = list(zip(*rows, strict=True))
+    from_states, taken, weight, following, reward, terminated = columns
+    return TabularTransitions.of(from_states, taken, reward, following, terminated), np.asarray(weight, np.float64)
 
 
 def _numbers(space: spaces.Discrete) -> range:

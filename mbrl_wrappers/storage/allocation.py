@@ -20,7 +20,7 @@ _FACTORIES: frozenset[Callable[..., Any]] = frozenset(
         *(th.empty, th.zeros, th.ones, th.full, th.eye),
         *(th.rand, th.randn, th.randint, th.randperm),
         *(th.arange, th.linspace, th.logspace),
-        *(Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full),  # type: ignore[list-item]
+        *(Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full),
     )
 )
 
