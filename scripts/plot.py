@@ -30,11 +30,12 @@ def returns(args: argparse.Namespace) -> list[Path]:
 
 
 def model(args: argparse.Namespace) -> list[Path]:
-    """Draw the model's error against the horizon, and a real stretch beside imagined ones."""
+    """Draw the model's error against the horizon, a real stretch beside imagined ones, and a learned termination."""
     import mbrl_wrappers
     from scripts.pictures.model_pictures import plot_comparison, plot_horizon_errors
     from scripts.pictures.observation_names import observation_names
     from scripts.pictures.open_loop import collect_episodes, compare, horizon_errors
+    from scripts.pictures.termination_picture import plot_termination, termination_scores
     from scripts.training.agent_files import find_agent
 
     if args.horizon < 1 or args.steps < 1:
@@ -57,7 +58,11 @@ def model(args: argparse.Namespace) -> list[Path]:
     start = min(args.start, max(len(longest.reward) - args.horizon, 0))
     comparison = compare(dynamics, longest, start, args.horizon)
     plot_comparison(comparison, names, output / "model_trajectories.png", title)
-    return [output / "model_error.png", output / "model_trajectories.png"]
+    made = [output / "model_error.png", output / "model_trajectories.png"]
+    if isinstance(dynamics, mbrl_wrappers.EnsembleDynamics) and dynamics.learn_termination:
+        made.append(output / "model_termination.png")
+        plot_termination(termination_scores(dynamics, episodes), made[-1], title)
+    return made
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,9 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     policy = "whose evaluations: the agent's own (raw), those of the average of its actors, or both as two arms"
     command.add_argument("--policy", choices=POLICIES, default="raw", help=policy)
     command.set_defaults(run_command=returns)
-    command = commands.add_parser("model", help="model error against horizon, and real beside imagined trajectories")
+    command = commands.add_parser("model", help="errors, imagined trajectories, learned terminations")
     command.add_argument("run", type=Path, help="run folder of an agent trained with a model")
-    command.add_argument("-o", "--output", type=Path, help="folder for the two PNG files (default: the run folder)")
+    command.add_argument("-o", "--output", type=Path, help="folder for the PNG files (default: the run folder)")
     command.add_argument("--horizon", type=int, default=30, help="steps ahead")
     command.add_argument("--start", type=int, default=0, help="first step of the stretch that is drawn")
     command.add_argument("--steps", type=int, default=1000, help="real steps to collect")

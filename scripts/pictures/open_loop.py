@@ -20,11 +20,12 @@ from mbrl_wrappers.types import DynamicsModel
 
 @dataclass(frozen=True)
 class Episode:
-    """One real episode: ``obs (T + 1, O)``, model actions ``action (T, A)`` and ``reward (T,)``."""
+    """One real episode: ``obs (T + 1, O)``, model actions ``action (T, A)``, ``reward (T,)``, whether it terminated."""
 
     obs: Tensor
     action: Tensor
     reward: Tensor
+    terminated: bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def collect_episodes(
         obs.append(np.array(info[0]["terminal_observation"] if done[0] else following[0]))
         if done[0]:
             stacked = th.as_tensor(np.stack(obs), dtype=th.float32)
-            episodes.append(Episode(stacked, th.stack(actions), th.tensor(rewards)))
+            terminated = not info[0].get("TimeLimit.truncated", False)
+            episodes.append(Episode(stacked, th.stack(actions), th.tensor(rewards), terminated))
             obs, actions, rewards = [np.array(following[0])], [], []
     return episodes
 

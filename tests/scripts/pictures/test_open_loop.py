@@ -31,7 +31,7 @@ def episode(length: int) -> Episode:
     """Moves by 1/2 in the first dimension and by -1/4 in the second."""
     action = th.tensor([[0.5, -0.25]]).expand(length, 2)
     obs = th.arange(length + 1.0)[:, None] * th.tensor([[0.5, -0.25]])
-    return Episode(obs, action, action[:, 0])
+    return Episode(obs, action, action[:, 0], terminated=False)
 
 
 def test_an_exact_model_has_no_error_and_persistence_grows() -> None:
