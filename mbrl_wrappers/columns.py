@@ -211,5 +211,5 @@ def given_columns(
                 f"{len(np.asarray(terminated))} steps and observations of shape {whole.shape}."
             )
         obs, next_obs = whole[:-1], whole[1:]
-    truncated = np.zeros(np.shape(terminated), bool) if truncated is None else truncated
+    truncated = np.zeros(np.asarray(terminated).shape, bool) if truncated is None else truncated
     return dict(zip(RealColumns._fields, (obs, action, reward, next_obs, terminated, truncated), strict=True))

@@ -164,9 +164,11 @@ def in_dtype_of(space: AnySpace, action: object) -> NDArray[Any]:
         return array.astype(space.dtype)
     if not has_whole_numbers(space):
         # A float64 bound may lie a rounding error inside its float32 neighbour.
-        return np.clip(array.astype(space.dtype), space.low, space.high)
+        clipped: NDArray[Any] = np.clip(array.astype(space.dtype), space.low, space.high)
+        return clipped
     if array.dtype == space.dtype and array.dtype.kind in "iu":
-        return np.clip(array, space.low, space.high)
+        clipped = np.clip(array, space.low, space.high)
+        return clipped
     if not np.isfinite(array).all():
         raise ValueError(f"The action {array.tolist()} is not finite, so no action of {space} is near it.")
     with np.errstate(invalid="ignore"):  # 2**63 as a float has no int64: the bounds are put in its place below

@@ -102,7 +102,7 @@ class Transitions(NamedTuple):
             ValueError: for a wrong shape, a number that is not finite or an action outside of its space.
         """
         given = given_columns(obs, action, reward, next_obs, terminated, truncated)
-        shape = np.shape(given["obs"])
+        shape = np.asarray(given["obs"]).shape
         if len(shape) != 2:
             raise ValueError(f"obs must have shape (B, O), got {shape}.")
         rows = ColumnChecks(codec, shape[1], 1, np.asarray(obs).dtype).steps(given, 0)

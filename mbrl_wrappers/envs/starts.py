@@ -93,7 +93,8 @@ class UniformStarts:
 
     def _between(self, share: NDArray[np.float64]) -> NDArray[np.float64]:
         low = np.array(self.low)
-        return low + (np.array(self.high) - low) * share
+        starts: NDArray[np.float64] = low + (np.array(self.high) - low) * share
+        return starts
 
 
 def start_sampler(starts: Starts, obs_dim: int) -> RowStarts:
