@@ -146,8 +146,8 @@ def _reward_text(known: Tensor, real: Tensor) -> str | None:
     return (
         f"The known reward is not that of the environment: over {len(real)} real transitions it predicts "
         f"{known.mean():.4g} on average where the environment gave {real.mean():.4g} (standard deviation {spread:.3g}); "
-        f"they differ by {error.abs().mean():.3g} on average and by {error.abs().max():.3g} at most. Correct reward_fn (its units, "
-        "its sign, a wrapper that changes rewards), or leave it out and the reward is learned."
+        f"they differ by {error.abs().mean():.3g} on average and by {error.abs().max():.3g} at most. Correct "
+        "reward_fn (its units, its sign, a wrapper that changes rewards), or leave it out and the reward is learned."
     )
 
 
@@ -158,6 +158,5 @@ def _termination_text(ends: Confusion, rows: int) -> str | None:
     return (
         f"The known termination is not that of the environment: of {rows} real transitions its "
         f"predictions miss {ends.false_negatives} of {true} true terminations and report {ends.false_positives} that "
-        "did not happen. "
-        "Correct termination_fn, or leave it out and the termination is learned."
+        "did not happen. Correct termination_fn, or leave it out and the termination is learned."
     )

@@ -53,7 +53,7 @@ def branched_rollout(
         starts: ``(B, O)`` observations in raw units, e.g. drawn from a replay buffer.
         length: steps per branch, ``k >= 1``.
         generator: source of every draw, on the model's device.
-        limits: range in which predictions are believed; default the model's own ``limits`` when it has them.
+        limits: range that predictions must lie in; by default the model's own ``limits`` where it has them.
 
     Raises:
         ValueError: for starts of the wrong shape, none, or not finite, for a length below 1, and for a model whose

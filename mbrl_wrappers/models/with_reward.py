@@ -33,7 +33,7 @@ class TrackedState(NamedTuple):
 class WithReward(Generic[S]):
     r"""A model whose reward is :math:`r = f(\mathrm{obs}, a, \mathrm{next\_obs})`; all else stays as it is.
 
-    It offers ``rollout``, ``step_shared``, ``state_vector`` and ``of_envs`` where the inner model does, so it satisfies
+    It offers ``rollout``, ``step_shared``, ``state_vector``, ``reset_particles`` and ``of_envs`` where the inner model does, so it satisfies
     the optional protocols of :mod:`mbrl_wrappers.types` that the inner model satisfies, except
     :class:`~mbrl_wrappers.types.LatentModel`. States are the inner model's own when these have an ``obs``; otherwise
     the observation is kept beside them.
@@ -67,6 +67,9 @@ class WithReward(Generic[S]):
         if isinstance(model, VectorStateModel):
             self.state_vector = self._state_vector
             self.with_state_vector = self._with_state_vector
+        if hasattr(model, "reset_particles") and hasattr(model, "lasting_members"):  # an ensemble
+            self.reset_particles = self._reset_particles
+            self.lasting_members = self._lasting_members
         if isinstance(model, BoundModel):
             self.num_envs = int(model.num_envs)
             self.of_envs = self._of_envs
@@ -94,7 +97,7 @@ class WithReward(Generic[S]):
     def reset(self, obs: Tensor, *, generator: Generator) -> Any:
         """Start one trajectory per row of ``obs (B, O)``."""
         state = self.inner.reset(obs, generator=generator)
-        return state if isinstance(getattr(state, "obs", None), Tensor) else TrackedState(state, obs)
+        return _tracked(state, obs)
 
     def step(self, state: Any, action: Tensor, *, generator: Generator) -> tuple[Any, Prediction]:
         """Advance every row with model actions ``(B, A)``."""
@@ -133,6 +136,16 @@ class WithReward(Generic[S]):
             )
         return self.inner.with_state_vector(state, vector)
 
+    def _reset_particles(self, obs: Tensor, particles: int, *, generator: Generator) -> Any:
+        """Start ``particles`` trajectories per row of ``obs (N, O)``, side by side, dealt out to members evenly."""
+        state = self.inner.reset_particles(obs, particles, generator=generator)
+        return _tracked(state, obs.repeat_interleave(particles, 0))
+
+    def _lasting_members(self, state: Any) -> Tensor | None:
+        """The member ``(B,)`` that each row follows from here on; None where rows keep none."""
+        members: Tensor | None = self.inner.lasting_members(_inner(state))
+        return members
+
     def _of_envs(self, numbers: Tensor) -> Any:
         """The same model of the environments ``numbers`` (int64) alone, in this order."""
         return type(self)(self.inner.of_envs(numbers), self.reward_fn)
@@ -150,6 +163,11 @@ class WithReward(Generic[S]):
         if reward.shape != (len(action),):
             raise ValueError(f"reward_fn must return shape (B,), got {tuple(reward.shape)} for {len(action)} rows.")
         return reward
+
+
+def _tracked(state: Any, obs: Tensor) -> Any:
+    """``state`` itself where it has the observation ``obs (B, O)``, else both together."""
+    return state if isinstance(getattr(state, "obs", None), Tensor) else TrackedState(state, obs)
 
 
 def _inner(state: Any) -> Any:

@@ -15,7 +15,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.runs.reading import Run, read_run
-from scripts.runs.run_folder import AVERAGED_AGENT_FILE, BEST_AGENT_FILE, BEST_AVERAGED_AGENT_FILE, agent_file_name
+from scripts.runs.run_folder import (
+    AVERAGED_AGENT_FILE,
+    BEST_AGENT_FILE,
+    BEST_AVERAGED_AGENT_FILE,
+    SUMMARY_FILE,
+    agent_file_name,
+)
 from scripts.training.algorithms import ON_POLICY, agent_class, readable_policy_kwargs
 from scripts.training.environments import make_real_vec_env
 
@@ -79,9 +85,9 @@ def find_agent(path: Path, *, best: bool = False, averaged: bool = False) -> Age
     Raises:
         ValueError: if there is no such file or no ``summary.json`` beside it.
     """
-    if not path.exists():
-        raise ValueError(f"There is no {path}: name a run folder that train.py made, or a zip inside one.")
     folder = path if path.is_dir() else path.parent
+    if not path.exists() and not (folder / SUMMARY_FILE).is_file():
+        raise ValueError(f"There is no {path}: name a run folder that train.py made, or a zip inside one.")
     run = read_run(folder)
     if averaged:
         name = BEST_AVERAGED_AGENT_FILE if best else AVERAGED_AGENT_FILE

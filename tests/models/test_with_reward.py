@@ -225,3 +225,23 @@ def test_a_copy_uses_its_own_inner_model(duplicate: Any) -> None:
 
 class Everything(Rolls, Shares, Coordinates, Bound, Counter):
     """Satisfies all optional protocols."""
+
+
+class Dealt(Counter):
+    """Deals particles out to two members."""
+
+    def reset_particles(self, obs: Tensor, particles: int, *, generator: Generator) -> Hidden:
+        return self.reset(obs.repeat_interleave(particles, 0), generator=generator)
+
+    def lasting_members(self, state: Hidden) -> Tensor:
+        return th.arange(len(state.half)) % 2
+
+
+def test_particles_are_dealt_out_by_the_inner_model() -> None:
+    model: Any = WithReward(Dealt(), sees)
+    state = model.reset_particles(th.tensor([[1.0], [3.0]]), 2, generator=seeded())
+    assert state.obs[:, 0].tolist() == [1, 1, 3, 3]
+    assert model.lasting_members(state).tolist() == [0, 1, 0, 1]
+    _, prediction = model.step(state, th.zeros(4, 1), generator=seeded())
+    assert prediction.reward.tolist() == [101, 101, 303, 303]
+    assert not hasattr(WithReward(Counter(), sees), "reset_particles")

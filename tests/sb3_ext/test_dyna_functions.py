@@ -56,7 +56,7 @@ def test_a_reward_in_other_units_is_told_once_before_the_first_round() -> None:
     agent = make_agent(SAC, oracle_env(), gradient_steps=0)
     with pytest.warns(UserWarning, match="The known reward is not that of the environment: over 20 real") as told:
         agent.learn(60, callback=callback(oracle_env(), lambda o, a, n: oracle_reward(o, a, n) / 10))
-    assert len(told) == 1
+    assert sum("known reward" in str(warning.message) for warning in told) == 1
 
 
 def test_a_termination_that_misses_ends_is_told() -> None:
@@ -65,7 +65,7 @@ def test_a_termination_that_misses_ends_is_told() -> None:
         agent.learn(200, callback=callback(oracle_env(), None, lambda o, a, n: th.zeros(len(o), dtype=th.bool)))
     true = int(agent.replay_buffer.real_transitions().terminated.sum())
     assert true > 0
-    assert f"of 200 real transitions its predictions miss {true} of {true} true" in str(told[0].message)
+    assert any(f"of 200 real transitions its predictions miss {true} of {true} true" in str(w.message) for w in told)
 
 
 def test_a_second_agent_is_compared_with_its_own_environment() -> None:
