@@ -33,8 +33,8 @@ class TrackedState(NamedTuple):
 class WithReward(Generic[S]):
     r"""A model whose reward is :math:`r = f(\mathrm{obs}, a, \mathrm{next\_obs})`; all else stays as it is.
 
-    It offers ``rollout``, ``step_shared``, ``state_vector``, ``reset_particles`` and ``of_envs`` where the inner model does, so it satisfies
-    the optional protocols of :mod:`mbrl_wrappers.types` that the inner model satisfies, except
+    It offers ``rollout``, ``step_shared``, ``state_vector``, ``reset_particles`` and ``of_envs`` where the inner model
+    does, so it satisfies the optional protocols of :mod:`mbrl_wrappers.types` that the inner model satisfies, except
     :class:`~mbrl_wrappers.types.LatentModel`. States are the inner model's own when these have an ``obs``; otherwise
     the observation is kept beside them.
 
