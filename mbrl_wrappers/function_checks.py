@@ -145,8 +145,8 @@ def _reward_text(known: Tensor, real: Tensor) -> str | None:
         return None
     return (
         f"The known reward is not that of the environment: over {len(real)} real transitions it predicts "
-        f"{known.mean():.4g} on average where the environment gave {real.mean():.4g} (deviation {spread:.3g}); "
-        f"they differ by {error.abs().mean():.3g} on average and by {error.abs().max():.3g} at most. Correct "
+        f"{known.mean():.4g} on average; the environment gave {real.mean():.4g} (standard deviation {spread:.3g}), "
+        f"and they differ by {error.abs().mean():.3g} on average and by {error.abs().max():.3g} at most. Correct "
         "reward_fn (its units, its sign, a wrapper that changes rewards), or leave it out and the reward is learned."
     )
 

@@ -37,6 +37,8 @@ def record_fit(logger: Logger, report: FitReport) -> None:
     ):
         if value is not None:
             logger.record(f"model/termination_{name}", value)
+    if report.diverged_members:
+        logger.record("model/diverged_members", len(report.diverged_members))
     logger.record("model/epochs", report.epochs)
     logger.record("model/gradient_steps", report.gradient_steps)
 

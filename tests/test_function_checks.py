@@ -103,7 +103,7 @@ def test_a_reward_that_differs_is_told_with_numbers() -> None:
     found = disagreement(model(lambda o, a, n: 2 * o[:, 0]), rows([0.0, 1.0, 2.0, 3.0]))
     assert found.reward_error == 1.5
     (sentence,) = found.sentences
-    assert "over 4 real transitions it predicts 3 on average where the environment gave 1.5" in sentence
+    assert "over 4 real transitions it predicts 3 on average; the environment gave 1.5" in sentence
     assert "standard deviation 1.12" in sentence
     assert "differ by 1.5 on average and by 3 at most" in sentence
 

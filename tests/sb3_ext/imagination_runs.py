@@ -7,6 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter
 from torch import Tensor
 
+from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.types import Transitions
 from sb3_ext.imagination import ImaginationConfig
@@ -42,20 +43,40 @@ class Rows(KVWriter):
 class CountingTrainer:
     """Learns nothing and remembers what it was given."""
 
-    class Report:
-        holdout_r2 = (0.5, 0.7)
-        holdout_error = (0.1, 0.3)
-        epochs, gradient_steps = 2, 10
+    report = FitReport(
+        epochs=2,
+        gradient_steps=10,
+        rows_seen=80,
+        train_rows=40,
+        holdout_rows=8,
+        holdout_error=(0.1, 0.3),
+        initial_error=(1.0, 1.0),
+        dimensions=("obs0", "reward"),
+        holdout_r2=(0.5, 0.7),
+        coverage_50=(0.5, 0.5),
+        coverage_90=(0.9, 0.9),
+        log_variance_spread=(0.2, 0.1),
+        log_variance_low=(-9.0, -9.0),
+        log_variance_high=(1.0, 1.0),
+        elites=(0,),
+        diverged_members=(),
+        termination_threshold=None,
+        termination_precision=None,
+        termination_recall=None,
+        termination_base_rate=None,
+        termination_events=None,
+        seconds=0.1,
+    )
 
     def __init__(self, model=None) -> None:
         self.model = model
         self.fits: list[Transitions] = []
         self.row_ids: list[Tensor | None] = []
 
-    def fit(self, transitions: Transitions, *, max_gradient_steps=None, row_ids=None) -> Report:
+    def fit(self, transitions: Transitions, *, max_gradient_steps=None, row_ids=None) -> FitReport:
         self.fits.append(transitions)
         self.row_ids.append(row_ids)
-        return self.Report()
+        return self.report
 
 
 def small_ensemble(env) -> EnsembleDynamics:
