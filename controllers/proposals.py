@@ -46,9 +46,10 @@ class Proposals:
             ValueError: for actions of another shape than ``(N * count, A)``, and for a start without observations.
         """
         (low, high), size, limits = problem.bounds, problem.codec.size, problem.limits
-        obs = _observed_start(problem).repeat_interleave(self.count, 0).float()
+        rows = _observed_start(problem).repeat_interleave(self.count, 0)
+        obs = rows.float()
         if isinstance(problem.start, Tensor):
-            state = problem.model.reset(obs, generator=generator)
+            state = problem.model.reset(rows, generator=generator)
         else:
             each = th.arange(problem.num_problems, device=problem.device)
             state = take_rows(problem.start, each.repeat_interleave(self.count))

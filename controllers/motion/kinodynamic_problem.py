@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from controllers.motion.space import Points, Region, Validity, is_valid, refuse_invalid
 from controllers.validity import limits_from
+from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.spaces import ActionCodec
 from mbrl_wrappers.types import DynamicsModel, Limits, Prediction, VectorStateModel
 
@@ -27,7 +28,7 @@ class KinodynamicProblem(Region, Generic[S]):
 
     Args:
         model: any dynamics model; of a stochastic one a plan sees one outcome of each action.
-        start: observation ``(O,)``, cast to float32.
+        start: observation ``(O,)``, cast to the precision of the model's observations.
         goal: ``(D,)`` coordinates; NaN where any value will do, say for a speed.
         low: ``(D,)`` lower bounds of the coordinates, of the search and of validity.
         high: ``(D,)`` upper bounds.
@@ -70,7 +71,8 @@ class KinodynamicProblem(Region, Generic[S]):
 
     def _checked_start(self, start: ArrayLike | Tensor) -> Tensor:
         size = self.model.observation_space.shape
-        obs = th.as_tensor(start if isinstance(start, Tensor) else np.asarray(start, np.float32)).float()
+        obs = th.as_tensor(start if isinstance(start, Tensor) else np.asarray(start, np.float64))
+        obs = obs.to(model_dtype(self.model))
         if obs.shape != size or not obs.isfinite().all():
             raise ValueError(f"start must be one finite observation of the model, shape {size}, got {start!r}.")
         return obs[None].to(self.model.device)

@@ -124,20 +124,28 @@ class EnsembleDynamics(GaussianEnsemble):
         Raises:
             ValueError: for observations of another shape.
         """
-        if obs.ndim != 2 or obs.shape[1] != self.obs_size:
-            raise ValueError(f"obs must have shape (B, {self.obs_size}), got {tuple(obs.shape)}.")
+        obs = self._checked(obs)
         drawn = th.randint(self.num_elites, (len(obs),), generator=generator, device=self.device)
-        return EnsembleState(self.as_observations(obs), self.elites.index_select(0, drawn))
+        return EnsembleState(obs, self.elites.index_select(0, drawn))
 
     def reset_particles(self, obs: Tensor, particles: int, *, generator: Generator) -> EnsembleState:
         """Start ``particles`` trajectories per row of ``obs (N, O)``, side by side, with the elites dealt out evenly.
 
         Each elite comes up ``K / E`` times among the particles of a row, rounded down or up; which ones are rounded up
         is drawn.
+
+        Raises:
+            ValueError: for observations of another shape.
         """
+        obs = self._checked(obs)
         shuffled = th.rand(len(obs), self.num_elites, generator=generator, device=self.device).argsort(1)
         dealt = shuffled[:, th.arange(particles, device=self.device) % self.num_elites]
         return EnsembleState(obs.repeat_interleave(particles, 0), self.elites.index_select(0, dealt.flatten()))
+
+    def _checked(self, obs: Tensor) -> Tensor:
+        if obs.ndim != 2 or obs.shape[1] != self.obs_size:
+            raise ValueError(f"obs must have shape (B, {self.obs_size}), got {tuple(obs.shape)}.")
+        return self.as_observations(obs)
 
     def lasting_members(self, state: EnsembleState) -> Tensor | None:
         """The member ``(B,)`` of each row in ``"tsinf"``; None otherwise, where members change or are averaged."""

@@ -13,6 +13,7 @@ from mbrl_wrappers.types import (
     BoundModel,
     DynamicsModel,
     Limits,
+    MemberModel,
     Prediction,
     RewardFn,
     SequenceModel,
@@ -67,7 +68,7 @@ class WithReward(Generic[S]):
         if isinstance(model, VectorStateModel):
             self.state_vector = self._state_vector
             self.with_state_vector = self._with_state_vector
-        if hasattr(model, "reset_particles") and hasattr(model, "lasting_members"):  # an ensemble
+        if isinstance(model, MemberModel):
             self.reset_particles = self._reset_particles
             self.lasting_members = self._lasting_members
         if isinstance(model, BoundModel):

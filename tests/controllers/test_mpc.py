@@ -195,3 +195,23 @@ def test_proposals_of_nan_are_replaced_before_the_model_sees_them() -> None:
     action, _ = policy.predict(np.float32([1.0]))
     assert action.tolist() == [2.0]
     assert th.cat(seen).isfinite().all()
+
+
+def test_proposals_start_from_the_digits_that_a_model_keeps() -> None:
+    """Float32 numbers near 5.5e6 lie half a unit apart: the change from the start would be lost in them."""
+    starts: list[Tensor] = []
+
+    class Far(FunctionModel):
+        obs_dtype = th.float64
+
+        def reset(self, obs: Tensor, *, generator: Any) -> Any:
+            starts.append(obs)
+            return super().reset(obs, generator=generator)
+
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    model = Far(space, spaces.Box(-1, 1, (1,), np.float32), lambda obs, a: (obs + a, obs[:, 0], obs[:, 0] < 0))
+    agent: Any = lambda obs, generator: th.zeros(len(obs), 1)  # noqa: E731
+    MPCPolicy(model, RandomShooting(population=2), 2, proposals=Proposals(agent, 2)).predict(np.array([5.5e6 + 0.125]))
+    assert len(starts) > 1
+    assert all((obs == 5.5e6 + 0.125).all() for obs in starts if obs.any() and len(obs) > 1)
+    assert any(len(obs) == 2 for obs in starts)

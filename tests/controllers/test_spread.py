@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from torch import Tensor
 from controllers import CEM, GradientShooting, MPCPolicy, PlanningProblem, Worst
 from controllers.search.counted_model import CountedModel
 from controllers.spread import return_spread
+from mbrl_wrappers import WithReward
 from mbrl_wrappers.models.ensemble import EnsembleDynamics, Propagation
+from mbrl_wrappers.types import MemberModel
 from tests.controllers.scripted import SCALAR, Members, Particle, SharedMembers
 
 BOX = spaces.Box(-1, 1, (1,), np.float32)
@@ -30,6 +32,17 @@ def ensemble(propagation: Propagation = "tsinf", elites: int = 5) -> EnsembleDyn
     )
     model.elites.copy_(th.tensor([6, 2, 5, 0, 3])[:elites])
     return model
+
+
+class DealtMembers(SharedMembers):
+    """Members that are dealt out evenly and followed to the horizon."""
+
+    def reset_particles(self, obs: Tensor, particles: int, *, generator: th.Generator) -> Particle:
+        rows = obs.repeat_interleave(particles, 0)
+        return Particle(rows, th.arange(len(rows)) % particles % len(self.factors))
+
+    def lasting_members(self, state: Particle) -> Tensor:
+        return state.member
 
 
 # --- dealing ----------------------------------------------------------------------------------------------------------
@@ -65,6 +78,34 @@ def test_tree_search_deals_members_evenly_too() -> None:
     counted = CountedModel(PlanningProblem(model, th.zeros(3, 1), 2), generator())
     members = counted.starts(5).member.view(3, 5)
     assert [len(row.unique()) for row in members] == [5, 5, 5]
+
+
+class Unobserved(NamedTuple):
+    """``member (B,)`` alone."""
+
+    member: Tensor
+
+
+class UnobservedMembers(DealtMembers):
+    """Members whose state does not keep the observation."""
+
+    def reset_particles(self, obs: Tensor, particles: int, *, generator: th.Generator) -> Any:
+        return Unobserved(super().reset_particles(obs, particles, generator=generator).member)
+
+
+@pytest.mark.parametrize("model", [ensemble(), UnobservedMembers(0.5, 1.5)], ids=["ensemble", "unobserved"])
+def test_another_reward_leaves_members_dealt_out_as_they_were(model: Any) -> None:
+    wrapped = WithReward(model, lambda obs, action, next_obs: obs[:, 0])
+    state = wrapped.reset_particles(th.tensor([[1.0], [2.0]]), 4, generator=generator(3))
+    inner = model.reset_particles(th.tensor([[1.0], [2.0]]), 4, generator=generator(3))
+    assert wrapped.lasting_members(state).equal(model.lasting_members(inner))
+    assert state.obs[:, 0].tolist() == [1.0] * 4 + [2.0] * 4
+    assert not isinstance(WithReward(Members(1.0), wrapped.reward_fn), MemberModel)
+
+
+def test_observations_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(B, 1\)"):
+        ensemble().reset_particles(th.zeros(2, 3), 2, generator=generator())
 
 
 def test_observations_stay_with_their_particles() -> None:
@@ -128,17 +169,6 @@ def test_what_cannot_be_told_apart_is_nan(returns: Any, members: Any, total: flo
 def test_a_single_member_leaves_only_noise() -> None:
     spread = return_spread(th.tensor([[1.0, 3.0, 5.0]]), th.zeros(1, 3, dtype=th.int64))
     assert (spread.epistemic.item(), spread.aleatoric.item()) == (0.0, 2.0)
-
-
-class DealtMembers(SharedMembers):
-    """Members that are dealt out evenly and followed to the horizon."""
-
-    def reset_particles(self, obs: Tensor, particles: int, *, generator: th.Generator) -> Particle:
-        rows = obs.repeat_interleave(particles, 0)
-        return Particle(rows, th.arange(len(rows)) % particles % len(self.factors))
-
-    def lasting_members(self, state: Particle) -> Tensor:
-        return state.member
 
 
 @pytest.mark.parametrize("returns", ["best", "mean"])
