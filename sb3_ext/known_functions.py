@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
+from mbrl_wrappers.comparable import comparable
 from mbrl_wrappers.tasks import TaskFunctions, task_functions
 from mbrl_wrappers.tasks.recipes import RECIPES
 
@@ -104,20 +105,22 @@ def remote_functions(vec_env: SubprocVecEnv) -> TaskFunctions:
             return TaskFunctions(
                 notes=(f"What {text} pays and when it ends is not known here: reward and termination are learned.",)
             )
-    copies: dict[bytes, tuple[GymEnv, frozenset[str]]] = {}
+    copies: list[tuple[Any, GymEnv, frozenset[str]]] = []  # one for all environments of equal specs
     all_known: list[TaskFunctions] = []
     try:
         for index, spec in enumerate(vec_env.get_attr("spec")):
-            key = pickle.dumps(spec)
-            if key not in copies:
+            key = comparable(spec)
+            found = next((copy for copy in copies if copy[0] == key), None)
+            if found is None:
                 env = _made_again(spec)
                 if env is None:
                     note = "An environment cannot be made again from its spec: reward and termination are learned."
                     return TaskFunctions(notes=(note,))
-                copies[key] = env, _attributes_read(env)
-            all_known.append(_checked_functions(vec_env, index, *copies[key]))
+                found = key, env, _attributes_read(env)
+                copies.append(found)
+            all_known.append(_checked_functions(vec_env, index, *found[1:]))
     finally:
-        for env, _ in copies.values():
+        for _, env, _ in copies:
             env.close()
     return common_functions(all_known)
 
@@ -190,8 +193,15 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other)
     if type(one).__name__ == "MjModel":
-        return pickle.dumps(one) == pickle.dumps(other)
+        return type(one) is type(other) and _model_bytes(one) == _model_bytes(other)
     return bool(one == other)
+
+
+def _model_bytes(model: Any) -> bytes:
+    """All of a MuJoCo model, as its binary file holds it."""
+    buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes()
 
 
 def _short(value: object) -> str:

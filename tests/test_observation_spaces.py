@@ -34,7 +34,7 @@ def advised(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """The environment wrapped as the refusal of its observations says, word for word."""
     with pytest.raises(TypeError, match=r"from gymnasium\.wrappers") as refusal:
         check_observation_space(env.observation_space)
-    (code,) = re.findall(r"Use (.*\)), both", str(refusal.value))
+    (code,) = re.findall(r"(DtypeObservation\(.*\)),? (?:both )?from", str(refusal.value))
     names = {"DtypeObservation": DtypeObservation, "FlattenObservation": FlattenObservation, "np": np, "env": env}
     return eval(code, names)
 

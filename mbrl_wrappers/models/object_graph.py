@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 import weakref
 from collections import deque
@@ -124,6 +123,6 @@ def contents(value: Any) -> object:
     if hasattr(value, "__dict__") or isinstance(value, MethodType | type | ModuleType):
         return kind
     try:
-        return kind, pickle.dumps(value, 4)
+        return kind, repr(value)
     except Exception:  # what it contains cannot be read
         return kind

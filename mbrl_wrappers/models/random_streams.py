@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 from typing import Any
 
 import numpy as np
 import torch as th
 
+from mbrl_wrappers.comparable import comparable
+
 RandomStream = np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random | th.Generator
 
 
-def stream_state(stream: RandomStream) -> bytes:
+def stream_state(stream: RandomStream) -> Any:
     """Where a stream is; compare two by ``==``."""
     if isinstance(stream, np.random.Generator):
         stream = stream.bit_generator
     if isinstance(stream, np.random.BitGenerator):
-        return pickle.dumps(stream.state)
+        return comparable(stream.state)
     if isinstance(stream, th.Generator):
         return stream.get_state().numpy().tobytes()
-    return pickle.dumps(stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate())
+    return comparable(stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate())
 
 
 def reseed(stream: RandomStream, seeds: np.random.Generator | None) -> None:
