@@ -24,7 +24,7 @@ from sb3_ext import ActWithAverage, AveragedActor, WithAveragedActor
 from tests.sb3_ext.dyna_agents import make_agent, oracle_env, small_callback
 
 TORCH = {agent.__name__: agent for agent in (SAC, TD3, DDPG, TQC, CrossQ, DQN, QRDQN)}
-UNTRAINED = [*TORCH, *(f"sbx.{name}" for name in ("SAC", "TD3", "DDPG", "TQC", "CrossQ", "DQN"))]
+UNTRAINED = [*TORCH, *(f"sbx.{name}" for name in ("SAC", "TD3", "TQC", "CrossQ", "DQN"))]
 TRAINED = [*TORCH, "sbx.SAC", "sbx.CrossQ", "sbx.DQN"]
 """Each training of an SBX agent costs seconds of compilation, so that few train, and each but once."""
 
