@@ -36,7 +36,7 @@ DERIVED = (
     *("qacc", "qacc_smooth", "qfrc_bias", "qfrc_passive", "qfrc_actuator", "qfrc_smooth", "qfrc_constraint"),
     *("qfrc_inverse", "sensordata"),
 )
-"""What any other environment might read before a step."""
+"""What steps of other environments might read before physics advances."""
 
 _FIXED = frozenset({"model", "data", "mujoco_renderer", "spec", "metadata", "render_mode"}) | {
     *("action_space", "observation_space", "_np_random", "_np_random_seed")
@@ -112,7 +112,7 @@ class ShadowPhysics:
     def read(self, number: int) -> tuple[Array, Snapshot]:
         """The current observation of a live environment and its snapshot. The environment is only read.
 
-        Nobody knows what ``_get_obs`` of an unknown class does, so it is asked of a fresh copy.
+        ``_get_obs`` of an unknown class may change it, so it is called on a fresh copy.
         """
         live = self._envs[number]
         shadow = self._shadows[number] if self.known else self.renew(number)
