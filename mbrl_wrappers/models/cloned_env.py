@@ -51,8 +51,8 @@ class ClonedEnvModel:
     copy. A row that terminated, or that the environment itself truncated, is not stepped again: it repeats its
     observation with reward 0, and only the former is ``terminated``.
 
-    Copies are tried out at construction: copies of a copy are stepped side by side, and the live environment is compared
-    before and after (:func:`~mbrl_wrappers.models.copy_trial.check_copies`).
+    Copies are tried out at construction: copies of a copy are stepped side by side, and the live environment is
+    compared before and after (:func:`~mbrl_wrappers.models.copy_trial.check_copies`).
 
     Discrete observations (FrozenLake, Taxi, CliffWalking) are one-hot rows; ``encode`` makes them, and ``reset`` also
     takes the numbers themselves.

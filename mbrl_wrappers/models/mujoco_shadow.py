@@ -153,7 +153,7 @@ class ShadowPhysics:
             if not possible or data.warning.number.any():
                 return Snapshot(np.full_like(row.physics, np.nan), row.lagged, row.attributes), outcome
             outcome.obs[t], outcome.reward[t], outcome.terminated[t] = obs, reward, terminated
-            if truncated or (terminated and len(actions) > 1):
+            if truncated or terminated:
                 outcome.obs[t:], outcome.reward[t + 1 :], outcome.terminated[t:] = obs, 0.0, terminated
                 break
         return self._save(number)._replace(truncated=bool(truncated)), outcome
