@@ -47,11 +47,15 @@ class ClonedEnvModel:
 
     ``reset(obs)`` copies the live environments, which are only read; a step copies the row's snapshot and steps the
     copy; ``rollout`` copies each row once. Wrappers are copied too. What draws, films, checks or logs is left out
-    (renderers, windows, ``RecordVideo``, ``HumanRendering``, ``Monitor`` and the like). Truncation by a time limit is
-    no termination: a clone goes on. A row that terminated is not stepped again: it repeats its observation, reward 0.
+    (renderers, windows, ``RecordVideo``, ``HumanRendering``, ``Monitor`` and the like). A ``TimeLimit`` does not end a
+    copy. A row that terminated, or that the environment itself truncated, is not stepped again: it repeats its
+    observation with reward 0, and only the former is ``terminated``.
+
+    Copies are tried out at construction: copies of a copy are stepped side by side, and the live environment is
+    compared before and after (:func:`~mbrl_wrappers.models.copy_trial.check_copies`).
 
     Discrete observations (FrozenLake, Taxi, CliffWalking) are one-hot rows; ``encode`` makes them, and ``reset`` also
-    takes the numbers themselves. The clone holds the whole state, so nothing is lost.
+    takes the numbers themselves.
 
     Copies take a fraction of the time of ``copy.deepcopy``, as they share what no step changes; those of MuJoCo tasks
     are slow all the same, and ``MujocoModel`` is for these.
@@ -64,15 +68,16 @@ class ClonedEnvModel:
         env: a Gymnasium environment, a list of them with equal spaces, or a vector environment that has them in this
             process as ``envs``.
         reseed: give every copy that is stepped new random streams, drawn from the ``generator``, so that no plan sees
-            the noise that the live environment is going to draw. With False it does see it, and a plan in a random
-            environment is worth less than it promises. Draws from numpy's global stream cannot be told apart.
+            the noise that the live environment is going to draw. With False a plan sees it, and in a random environment
+            its predicted return is too high. Global streams (numpy, torch, ``random``) are treated alike and restored.
 
     Attributes:
         exact: True: planners may trust the best plan they find.
         checks_observations: whether ``reset`` can tell which environment shows an observation.
 
     Raises:
-        TypeError: the environment cannot be copied, or its spaces are not supported.
+        TypeError: the environment cannot be copied, its copies share something with it that steps change, or its spaces
+            are not supported.
     """
 
     exact = True
@@ -116,14 +121,14 @@ class ClonedEnvModel:
         """Start one trajectory per row of ``obs (B, O)`` from a copy of the environment that shows it.
 
         Raises:
-            ValueError: no environment shows an observation now.
+            ValueError: no environment shows an observation now, or the spaces of one have changed.
         """
         check_spaces(self._envs, self._spaces)
         obs, source = self._matched(self.encode(obs))
         seeds = self._seeds(len(self._envs), generator)
         clones = [copy_env(member, seed) for member, seed in zip(self._envs, seeds, strict=True)]
-        nowhere = th.zeros(len(obs), dtype=th.bool)
-        return ClonedState(obs, Objects(clones)[source], nowhere, nowhere)
+        none = th.zeros(len(obs), dtype=th.bool)
+        return ClonedState(obs, Objects(clones)[source], none, none)
 
     def step(self, state: ClonedState, action: Tensor, *, generator: Generator) -> tuple[ClonedState, Prediction]:
         """Advance every row with model actions ``(B, A)``; each sees random draws of its own."""

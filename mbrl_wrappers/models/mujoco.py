@@ -52,18 +52,19 @@ class MujocoState(NamedTuple):
 class MujocoModel:
     r"""The simulator itself as a model: predictions equal the environment's own next step to the last bit.
 
-    ``reset(obs)`` reads the physics of the live environments, for an observation does not hold all of it (absolute
-    positions, clipped velocities, the warm start of the constraint solver). So ``obs`` must be their current
-    observations: of one environment, or of several in any order and number of repetitions. The live environments are
-    only read; physics runs on scratch data.
+    ``reset(obs)`` reads the physics of the live environments, because an observation shows only a part of it (neither
+    absolute positions, nor clipped velocities, nor the warm start of the constraint solver). So ``obs`` must be their
+    current observations: of one environment, or of several in any order and number of repetitions. The live
+    environments are only read; physics runs on scratch data. Changes to them (weights, ranges, ``frame_skip``, the
+    timestep, ``model``) are followed from the next ``reset`` on.
 
     Everything is float64, so finite differences of predictions are derivatives. A simulation that fails (MuJoCo warns,
-    or resets itself) is NaN from there on and logs nothing. Time limits are no part of the dynamics and end nothing.
+    or resets itself) is NaN from there on and logs nothing. A ``TimeLimit`` is not part of the dynamics. An environment
+    that truncates itself is not stepped further: it repeats its observation with reward 0.
 
     HalfCheetah, Hopper, Walker2d, Swimmer and InvertedPendulum in version 5 take the fast way: physics by
-    ``mujoco.rollout`` on all cores, outcomes computed from states, after a check against the environment's own step.
-    All other environments step in copies of themselves. Not followed there: contacts (``data.contact``) read before a
-    step, changes that a step makes to ``model``, and state kept outside of the environment.
+    ``mujoco.rollout`` on all cores, outcomes computed from states, after a check against the own steps of each
+    environment. All other environments step in copies of themselves, after a check against whole copies.
 
     Args:
         env: a Gymnasium ``MujocoEnv``, a list of them with equal spaces, or a vector environment that has them in
@@ -75,8 +76,9 @@ class MujocoModel:
         backend: ``"rollout"``, the fast way, or ``"env"``, copies of the environment.
 
     Raises:
-        TypeError: for other environments, and for wrappers that change observations, actions or rewards:
-            ``ClonedEnvModel`` takes those.
+        TypeError: for other environments, for wrappers that change observations, actions or rewards, and for steps that
+            depend on more than physics and attributes: ``ClonedEnvModel`` takes those. For environments that cannot be
+            copied.
         ValueError: ``threads`` is below 1.
     """
 
@@ -108,7 +110,7 @@ class MujocoModel:
         """Start one trajectory per row of ``obs (B, O)`` from the state of the environment that shows it.
 
         Raises:
-            ValueError: no environment shows an observation now.
+            ValueError: no environment shows an observation now, or the spaces of one have changed.
         """
         check_spaces(self._envs, self._spaces)
         if not self._shadow.is_current:

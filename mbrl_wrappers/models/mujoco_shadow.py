@@ -36,7 +36,7 @@ DERIVED = (
     *("qacc", "qacc_smooth", "qfrc_bias", "qfrc_passive", "qfrc_actuator", "qfrc_smooth", "qfrc_constraint"),
     *("qfrc_inverse", "sensordata"),
 )
-"""What any other environment might read before a step."""
+"""What steps of other environments might read before physics advances."""
 
 _FIXED = frozenset({"model", "data", "mujoco_renderer", "spec", "metadata", "render_mode"}) | {
     *("action_space", "observation_space", "_np_random", "_np_random_seed")
@@ -112,7 +112,7 @@ class ShadowPhysics:
     def read(self, number: int) -> tuple[Array, Snapshot]:
         """The current observation of a live environment and its snapshot. The environment is only read.
 
-        Nobody knows what ``_get_obs`` of an unknown class does, so it is asked of a fresh copy.
+        ``_get_obs`` of an unknown class may change it, so it is called on a fresh copy.
         """
         live = self._envs[number]
         shadow = self._shadows[number] if self.known else self.renew(number)
@@ -153,7 +153,7 @@ class ShadowPhysics:
             if not possible or data.warning.number.any():
                 return Snapshot(np.full_like(row.physics, np.nan), row.lagged, row.attributes), outcome
             outcome.obs[t], outcome.reward[t], outcome.terminated[t] = obs, reward, terminated
-            if truncated or (terminated and len(actions) > 1):
+            if truncated or terminated:
                 outcome.obs[t:], outcome.reward[t + 1 :], outcome.terminated[t:] = obs, 0.0, terminated
                 break
         return self._save(number)._replace(truncated=bool(truncated)), outcome

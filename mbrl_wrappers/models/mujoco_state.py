@@ -40,7 +40,7 @@ class StateLayout(NamedTuple):
 
     @classmethod
     def of(cls, model: Any) -> StateLayout:
-        """Read it from ``model``: components stand in the order of their bits."""
+        """Read the layout from ``model``: components are stored in the order of their bits."""
         bits = mujoco.mjtState
 
         def start(bit: Any) -> int:
@@ -70,12 +70,12 @@ def physics_of(env: Any) -> Array:
 
 
 def _ignore(message: str) -> None:
-    """A plan that blows up the simulation is an ordinary candidate, reported as NaN: nothing to log."""
+    """Drop a message: a plan in which the simulation fails is reported as NaN."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Neither the terminal nor ``MUJOCO_LOG.TXT`` hears of simulations that diverge inside the block."""
+    """Write nothing to the terminal or to ``MUJOCO_LOG.TXT`` about simulations that diverge inside the block."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(_ignore)
     try:

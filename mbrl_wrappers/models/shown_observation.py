@@ -22,7 +22,7 @@ def observation_reader(env: AnyEnv) -> Callable[[AnyEnv], Any] | None:
     """A function that reads the current observation of environments like ``env``; None if no way of reading is right.
 
     Gymnasium has no method for that. What environments commonly have (a method ``_get_obs``, an attribute ``state``) is
-    tried on a copy, and believed if it equals what reset and a few steps return.
+    tried on a copy, and taken if it equals what reset and a few steps return.
     """
     for name in (*_METHODS, *_ATTRIBUTES):
         if _is_right(env, name):

@@ -278,7 +278,7 @@ class Appending(Line):
         self.add_v(0.25)
 
     def move(self, push: float) -> None:
-        self.add_v(self.vs[-1] + push / 10)
+        self.add_v(self.vs[-1] + push / 10 + len(self.vs) / 100)
         self.add_x(self.xs[-1] + self.vs[-1] / 10)
 
     def shown(self):

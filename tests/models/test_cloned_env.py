@@ -256,6 +256,7 @@ def test_nothing_is_stepped_after_its_end():
         state, one = model.step(state, plan[:, t], generator=generator())
         assert th.equal(one.next_obs, whole.next_obs[:, t])
         assert (one.reward.item(), one.terminated.item()) == (whole.reward[0, t].item(), t >= 1)
+        assert (state.terminated.item(), state.truncated.item()) == (t >= 1, False)
 
 
 def test_wrappers_are_copied_and_a_time_limit_ends_nothing():
@@ -328,6 +329,59 @@ def test_numbers_of_states_become_one_hot_rows():
     assert th.equal(model.encode([3, 0]), wanted)
     assert th.equal(model.encode(np.array([[3], [0]])), wanted)
     assert th.equal(model.encode(wanted), wanted)
+
+
+class Numbered(gymnasium.Env[Any, Any]):
+    """States 3, 4, 5 in a circle; an action goes to the next."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = spaces.Discrete(3, start=3), spaces.Discrete(2, start=1)
+        self.s = 3
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.s = 4
+        return self.s, {}
+
+    def step(self, action):
+        assert action in (1, 2)
+        self.s = 3 + (self.s - 3 + int(action) - 1) % 3
+        return self.s, float(action), False, False, {}
+
+
+def test_numbers_that_do_not_begin_at_zero_are_counted_from_their_first():
+    env = Numbered()
+    shown, _ = env.reset(seed=0)
+    model = ClonedEnvModel(env)
+    assert model.checks_observations
+    state = model.reset(model.encode([shown]), generator=generator())
+    assert state.obs.tolist() == [[0, 1, 0]]
+    whole = model.rollout(state, th.tensor([[[0.0, 1], [0, 1], [1, 0]]]), generator=generator())
+    assert whole.next_obs.tolist() == [[[0, 0, 1], [1, 0, 0], [1, 0, 0]]]
+    assert whole.reward.tolist() == [[2, 2, 1]]
+
+
+def test_observation_wrappers_are_read_from_the_inside_out():
+    env: gymnasium.Env[Any, Any] = gymnasium.make("Pendulum-v1")
+    env = gymnasium.wrappers.TransformObservation(env, lambda obs: obs + 1, env.observation_space)
+    env = gymnasium.wrappers.TransformObservation(env, lambda obs: obs * 2, env.observation_space)
+    obs, _ = env.reset(seed=0)
+    model = ClonedEnvModel(env)
+    assert model.checks_observations
+    assert model.reset(th.as_tensor(obs)[None], generator=generator()).obs[0].tolist() == obs.tolist()
+    with pytest.raises(ValueError, match="current observation of none"):
+        model.reset(th.as_tensor(obs)[None] + 0.5, generator=generator())
+
+
+def test_a_model_of_some_of_the_environments_is_bound_to_these():
+    envs = [gymnasium.make("CartPole-v1") for _ in range(3)]
+    shown = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
+    part = ClonedEnvModel(envs).of_envs(th.tensor([2, 0]))
+    assert part.num_envs == 2
+    rows = th.as_tensor(np.stack([shown[0], shown[2]]))
+    assert th.equal(part.reset(rows, generator=generator()).obs, rows)
+    with pytest.raises(ValueError, match="none of the 2 environments"):
+        part.reset(th.as_tensor(shown[1])[None], generator=generator())
 
 
 def test_spaces_that_are_not_supported_are_refused():

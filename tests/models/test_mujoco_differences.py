@@ -69,15 +69,22 @@ def test_robots_of_different_sizes_keep_their_own(tmp_path: Path):
         assert_follows(model, order)
 
 
-def test_a_robot_with_an_equality_constraint_goes_the_slow_way(tmp_path: Path):
+@pytest.mark.parametrize(
+    "part",
+    [
+        '<equality><joint joint1="bthigh" joint2="fthigh"/></equality>',
+        '<worldbody><body name="ball" mocap="true" pos="0.4 0 0.6"><geom size="0.1" contype="1"/></body></worldbody>',
+    ],
+)
+def test_what_a_rollout_would_reset_goes_the_slow_way(tmp_path: Path, part):
     assets = Path(str(half_cheetah_v5.__file__)).parent / "assets"
     text = (assets / "half_cheetah.xml").read_text()
-    tie = '<equality><joint joint1="bthigh" joint2="fthigh"/></equality></mujoco>'
-    (tmp_path / "tied.xml").write_text(text.replace("</mujoco>", tie))
-    env = gymnasium.make("HalfCheetah-v5", xml_file=str(tmp_path / "tied.xml"))
+    (tmp_path / "other.xml").write_text(text.replace("</mujoco>", part + "</mujoco>"))
+    env = gymnasium.make("HalfCheetah-v5", xml_file=str(tmp_path / "other.xml"))
     model = MujocoModel(env)
     assert model.backend == "env"
     env.unwrapped.data.eq_active[:] = 0
+    env.unwrapped.data.mocap_pos[:] += 0.1
     assert_follows(model, [env])
 
 
@@ -291,6 +298,31 @@ def test_what_snapshots_do_not_hold_is_refused(kind):
     assert (env.model.body_mass == before).all()
 
 
+class Adding(Own):
+    """Steps add an attribute and look whether it is there."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        reward += 5.0 if hasattr(self, "late") else 0.0
+        self.late = True
+        return obs, reward, *rest
+
+    def reset_model(self):
+        vars(self).pop("late", None)
+        return super().reset_model()
+
+
+def test_an_attribute_that_a_step_adds_belongs_to_the_row():
+    env = Adding()
+    assert_follows(MujocoModel(env), [env])
+    obs, _ = env.reset(seed=0)
+    model = MujocoModel(env)
+    state, plan = model.reset(rows(obs, obs), generator=generator()), actions(model, 1, 3).expand(2, -1, -1)
+    whole = model.rollout(state, plan, generator=generator())
+    assert whole.reward[0].tolist() == whole.reward[1].tolist()
+    assert whole.reward[0, 1] - whole.reward[0, 0] > 4
+
+
 class Counted(Own):
     steps = 0
 
@@ -355,6 +387,8 @@ def test_rows_of_float64_are_told_apart_in_all_digits():
         match_rows(th.as_tensor(live[order]).float(), live)
     with pytest.raises(ValueError, match="current observation of none"):
         match_rows(th.as_tensor(live + 0.001), live)
+    failed = np.array([[0.5, np.nan], [np.nan, 1.0]])
+    assert match_rows(th.as_tensor(failed[[1, 0, 0]]), failed).tolist() == [1, 0, 0]
     near = np.array([[0.1, 1.0]])
     assert match_rows(th.as_tensor(near).float().double(), near).tolist() == [0]
     assert match_rows(th.as_tensor(near), near.astype(np.float32)).tolist() == [0]
