@@ -7,6 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter
 from torch import Tensor
 
+from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.types import Transitions
 from sb3_ext.imagination import ImaginationConfig
@@ -39,23 +40,44 @@ class Rows(KVWriter):
         pass
 
 
+REPORT = FitReport(
+    epochs=2,
+    gradient_steps=10,
+    rows_seen=0,
+    train_rows=0,
+    holdout_rows=0,
+    holdout_error=(0.1, 0.3),
+    initial_error=(1.0, 1.0),
+    dimensions=("obs0", "reward"),
+    holdout_r2=(0.5, 0.7),
+    coverage_50=(0.5, 0.5),
+    coverage_90=(0.9, 0.9),
+    log_variance_spread=(1.0, 1.0),
+    log_variance_low=(-10.0, -10.0),
+    log_variance_high=(0.5, 0.5),
+    elites=(0,),
+    diverged_members=(),
+    termination_threshold=None,
+    termination_precision=None,
+    termination_recall=None,
+    termination_base_rate=None,
+    termination_events=None,
+    seconds=0.0,
+)
+
+
 class CountingTrainer:
     """Learns nothing and remembers what it was given."""
-
-    class Report:
-        holdout_r2 = (0.5, 0.7)
-        holdout_error = (0.1, 0.3)
-        epochs, gradient_steps = 2, 10
 
     def __init__(self, model=None) -> None:
         self.model = model
         self.fits: list[Transitions] = []
         self.row_ids: list[Tensor | None] = []
 
-    def fit(self, transitions: Transitions, *, max_gradient_steps=None, row_ids=None) -> Report:
+    def fit(self, transitions: Transitions, *, max_gradient_steps=None, row_ids=None) -> FitReport:
         self.fits.append(transitions)
         self.row_ids.append(row_ids)
-        return self.Report()
+        return REPORT
 
 
 def small_ensemble(env) -> EnsembleDynamics:
