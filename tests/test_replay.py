@@ -236,7 +236,7 @@ def altered(path, tensors=None, **config) -> None:
         ({"steps_seen": 4}, "not 4 of its steps"),
         ({"steps_seen": 10**25}, "cannot have seen"),
         ({"observation_space": None}, "not the description of a space"),
-        ({"observation_space": {"type": "Discrete", "n": 3, "start": 0, "dtype": "int64"}}, "models predict"),
+        ({"observation_space": {"type": "Discrete", "n": 3, "start": 0, "dtype": "int64"}}, "is a table of 3 states"),
         ({"observation_space": {"type": "Box", "shape": [10**9], "dtype": "float32"}}, "description of a space"),
         ({"action_space": {"type": "Discrete", "n": 3, "start": 0, "dtype": "int64"}}, "'action' is float32"),
         ({"action_space": {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"}}, "positive"),

@@ -40,33 +40,34 @@ class Rows(KVWriter):
         pass
 
 
+REPORT = FitReport(
+    epochs=2,
+    gradient_steps=10,
+    rows_seen=0,
+    train_rows=0,
+    holdout_rows=0,
+    holdout_error=(0.1, 0.3),
+    initial_error=(1.0, 1.0),
+    dimensions=("obs0", "reward"),
+    holdout_r2=(0.5, 0.7),
+    coverage_50=(0.5, 0.5),
+    coverage_90=(0.9, 0.9),
+    log_variance_spread=(1.0, 1.0),
+    log_variance_low=(-10.0, -10.0),
+    log_variance_high=(0.5, 0.5),
+    elites=(0,),
+    diverged_members=(),
+    termination_threshold=None,
+    termination_precision=None,
+    termination_recall=None,
+    termination_base_rate=None,
+    termination_events=None,
+    seconds=0.0,
+)
+
+
 class CountingTrainer:
     """Learns nothing and remembers what it was given."""
-
-    report = FitReport(
-        epochs=2,
-        gradient_steps=10,
-        rows_seen=80,
-        train_rows=40,
-        holdout_rows=8,
-        holdout_error=(0.1, 0.3),
-        initial_error=(1.0, 1.0),
-        dimensions=("obs0", "reward"),
-        holdout_r2=(0.5, 0.7),
-        coverage_50=(0.5, 0.5),
-        coverage_90=(0.9, 0.9),
-        log_variance_spread=(0.2, 0.1),
-        log_variance_low=(-9.0, -9.0),
-        log_variance_high=(1.0, 1.0),
-        elites=(0,),
-        diverged_members=(),
-        termination_threshold=None,
-        termination_precision=None,
-        termination_recall=None,
-        termination_base_rate=None,
-        termination_events=None,
-        seconds=0.1,
-    )
 
     def __init__(self, model=None) -> None:
         self.model = model
@@ -76,7 +77,7 @@ class CountingTrainer:
     def fit(self, transitions: Transitions, *, max_gradient_steps=None, row_ids=None) -> FitReport:
         self.fits.append(transitions)
         self.row_ids.append(row_ids)
-        return self.report
+        return REPORT
 
 
 def small_ensemble(env) -> EnsembleDynamics:
