@@ -14,8 +14,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from mbrl_wrappers.models.copy_trial import check_copies
-from mbrl_wrappers.models.env_copies import copy_env
+from mbrl_wrappers.copies.copy_trial import check_copies
+from mbrl_wrappers.copies.env_copies import copy_env
 from mbrl_wrappers.models.live_envs import NOT_STORABLE, AnyEnv, bound_envs, check_spaces, match_rows, spaces_of
 from mbrl_wrappers.models.shown_observation import observation_reader
 from mbrl_wrappers.objects import Objects
@@ -52,7 +52,7 @@ class ClonedEnvModel:
     observation with reward 0, and only the former is ``terminated``.
 
     Copies are tried out at construction: copies of a copy are stepped side by side, and the live environment is
-    compared before and after (:func:`~mbrl_wrappers.models.copy_trial.check_copies`).
+    compared before and after (:func:`~mbrl_wrappers.copies.copy_trial.check_copies`).
 
     Discrete observations (FrozenLake, Taxi, CliffWalking) are one-hot rows; ``encode`` makes them, and ``reset`` also
     takes the numbers themselves.

@@ -10,11 +10,11 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from mbrl_wrappers.models.copy_trial import check_copies
-from mbrl_wrappers.models.env_copies import copy_attributes, copy_env
+from mbrl_wrappers.copies.copy_trial import check_copies
+from mbrl_wrappers.copies.env_copies import copy_attributes, copy_env
+from mbrl_wrappers.copies.object_graph import contents, walk
 from mbrl_wrappers.models.mujoco_state import INTEGRATION, StateLayout, physics_of, quiet
 from mbrl_wrappers.models.mujoco_tasks import SimulatedStep
-from mbrl_wrappers.models.object_graph import contents, walk
 from mbrl_wrappers.seeding import fenced_global_streams
 from mbrl_wrappers.tasks.recipes import RECIPES
 from mbrl_wrappers.tasks.wrappers import class_name

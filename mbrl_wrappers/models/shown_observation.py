@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mbrl_wrappers.models.env_copies import AnyEnv, copy_env
+from mbrl_wrappers.copies.env_copies import AnyEnv, copy_env
 from mbrl_wrappers.tasks.recognition import is_transparent
 
 _METHODS = ("_get_obs", "_get_ob")

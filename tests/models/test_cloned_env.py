@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from controllers import PlanningProblem
 from mbrl_wrappers import ClonedEnvModel, save
-from mbrl_wrappers.models.env_copies import copy_env
+from mbrl_wrappers.copies.env_copies import copy_env
 from mbrl_wrappers.rows import put_rows, take_rows
 from mbrl_wrappers.types import SequenceModel, SharedNoiseModel
 from tests.oracle import OracleEnv

@@ -12,9 +12,9 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from mbrl_wrappers.models.object_copies import ATOMS, ObjectCopier, is_plain
-from mbrl_wrappers.models.object_graph import random_streams
-from mbrl_wrappers.models.random_streams import reseed
+from mbrl_wrappers.copies.object_copies import ATOMS, ObjectCopier, is_plain
+from mbrl_wrappers.copies.object_graph import random_streams
+from mbrl_wrappers.copies.random_streams import reseed
 from mbrl_wrappers.tasks.recognition import TIME_LIMIT, TRANSPARENT, transparent_class
 from mbrl_wrappers.tasks.wrappers import class_name
 
@@ -84,7 +84,7 @@ class _EnvCopier(ObjectCopier):
 
     Args:
         env: named in errors.
-        stream: see :class:`~mbrl_wrappers.models.object_copies.ObjectCopier`.
+        stream: see :class:`~mbrl_wrappers.copies.object_copies.ObjectCopier`.
     """
 
     def __init__(self, env: AnyEnv, stream: np.random.Generator | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
-from tests.models.hiding import Line
+from tests.copies.hiding import Line
 
 STATE = {"x": 0.0, "v": 0.0}
 POSITION = np.zeros(2)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from mbrl_wrappers.models.random_streams import RandomStream, stream_state
+from mbrl_wrappers.copies.random_streams import RandomStream, stream_state
 
 _OPAQUE = sys.stdlib_module_names - {"builtins", "collections", "argparse", "types", "functools", "typing"}
 """The modules of classes whose attributes are their own affair: loggers, threads, paths."""

@@ -12,10 +12,10 @@ import pytest
 import torch as th
 
 from mbrl_wrappers import ClonedEnvModel
-from mbrl_wrappers.models.object_graph import contents, walk
-from tests.models import refusing
-from tests.models.hiding import Line
-from tests.models.refusing import REFUSED
+from mbrl_wrappers.copies.object_graph import contents, walk
+from tests.copies import refusing
+from tests.copies.hiding import Line
+from tests.copies.refusing import REFUSED
 from tests.models.simulators import generator
 
 NAMES = ("STATE", "POSITION", "COUNT", "RNG", "SEEN", "BODY", "Settings")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbrl_wrappers.models.object_graph import contents, walk
+from mbrl_wrappers.copies.object_graph import contents, walk
 
 _LIBRARIES = sys.stdlib_module_names | {"numpy", "torch", "gymnasium", "mujoco", "stable_baselines3", "scipy"}
 _NO_DATA = (FunctionType, type, ModuleType, GetSetDescriptorType, MemberDescriptorType, property, cached_property)

@@ -12,8 +12,8 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import ClonedEnvModel
-from mbrl_wrappers.models.env_copies import copy_env
-from tests.models.hiding import GLOBAL_DRAWS, MOVING, OTHER_DRAWS, Line
+from mbrl_wrappers.copies.env_copies import copy_env
+from tests.copies.hiding import GLOBAL_DRAWS, MOVING, OTHER_DRAWS, Line
 from tests.models.simulators import generator
 
 PUSHES = th.tensor([1.0, -0.5, 0.25, 1.0])

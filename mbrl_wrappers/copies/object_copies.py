@@ -20,9 +20,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from mbrl_wrappers.models.array_windows import address, dense, memory_owner, window
-from mbrl_wrappers.models.object_graph import is_constant, random_streams
-from mbrl_wrappers.models.random_streams import reseed
+from mbrl_wrappers.copies.array_windows import address, dense, memory_owner, window
+from mbrl_wrappers.copies.object_graph import is_constant, random_streams
+from mbrl_wrappers.copies.random_streams import reseed
 
 Array = NDArray[Any]
 
