@@ -3,7 +3,8 @@
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.agent_prior import AgentPrior
 from sb3_ext.agent_value import AgentValue
-from sb3_ext.averaged_actor import ActWithAverage, AveragedActor, WithAveragedActor
+from sb3_ext.averaged_actor import AveragedActor
+from sb3_ext.averaged_callbacks import ActWithAverage, WithAveragedActor
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback
 from sb3_ext.dyna_config import DynaConfig

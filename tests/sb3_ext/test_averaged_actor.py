@@ -3,138 +3,32 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch as th
-from sb3_contrib import QRDQN, TQC, CrossQ
-from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ext import ActWithAverage, AveragedActor, WithAveragedActor
-from tests.sb3_ext.dyna_agents import make_agent, oracle_env, small_callback
-
-TORCH = {agent.__name__: agent for agent in (SAC, TD3, DDPG, TQC, CrossQ, DQN, QRDQN)}
-UNTRAINED = [*TORCH, *(f"sbx.{name}" for name in ("SAC", "TD3", "TQC", "CrossQ", "DQN"))]
-TRAINED = [*TORCH, "sbx.SAC", "sbx.CrossQ", "sbx.DQN"]
-"""Each training of an SBX agent costs seconds of compilation, so that few train, and each but once."""
-
-
-def algorithm(name: str) -> Any:
-    if not name.startswith("sbx."):
-        return TORCH[name]
-    return getattr(pytest.importorskip("sbx", reason="needs pip install 'mbrl-wrappers[sbx]'"), name[4:])
-
-
-def env_of(name: str) -> Callable[[], Any]:
-    return lambda: Monitor(oracle_env("DQN" in name))
-
-
-def build(name: str, *, n_envs: int = 1, **kwargs: Any) -> Any:
-    cls = algorithm(name)
-    env = DummyVecEnv([env_of(name)] * n_envs)
-    if "DQN" not in name:  # two layers, so that normalisation has something to normalise
-        kwargs.setdefault("policy_kwargs", {"net_arch": [8, 8]})
-    return make_agent(cls, env, **{"replay_buffer_class": ReplayBuffer, "batch_size": 8, **kwargs})
-
-
-def is_jax(policy: Any) -> bool:
-    return hasattr(policy, "actor_state") or hasattr(policy, "qf_state")
-
-
-def acting_arrays(agent: Any) -> dict[str, np.ndarray]:
-    """Copies of what acts in an agent, taken without the code under test."""
-    policy = agent.policy
-    if is_jax(policy):
-        import jax
-
-        state = policy.actor_state if hasattr(policy, "actor_state") else policy.qf_state
-        leaves = jax.tree_util.tree_flatten_with_path(
-            {"params": state.params, "batch_stats": getattr(state, "batch_stats", {})}
-        )[0]
-        return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
-    network = next(getattr(policy, name) for name in ("actor", "q_net", "quantile_net") if hasattr(policy, name))
-    return {name: value.numpy().copy() for name, value in network.state_dict().items()}
-
-
-def everything(agent: Any) -> list[np.ndarray]:
-    """All weights, optimisers included, and where the agent's random streams stand."""
-    policy = agent.policy
-    if is_jax(policy):
-        import jax
-
-        states = [getattr(policy, name) for name in ("actor_state", "qf_state") if hasattr(policy, name)]
-        weights = [np.asarray(leaf) for leaf in jax.tree.leaves((states, getattr(policy, "key", 0), agent.key))]
-    else:
-        weights = [value.numpy() for value in policy.state_dict().values()]
-        network = getattr(policy, "actor", policy)
-        moments = network.optimizer.state_dict()["state"].values()
-        weights += [np.asarray(value) for state in moments for value in state.values()]
-    draws = [th.get_rng_state().numpy(), np.random.get_state()[1], agent.action_space.sample()]  # noqa: NPY002
-    return [np.array(value) for value in (*weights, *draws)]
-
-
-def averaged_arrays(averaged: AveragedActor) -> list[np.ndarray]:
-    return list(averaged.network.arrays().values())
-
-
-class Recorder(BaseCallback):
-    """What acted in each step, seen before the agent trains on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: list[int] = []
-        self.actors: list[dict[str, np.ndarray]] = []
-
-    def _on_step(self) -> bool:
-        self.steps.append(self.num_timesteps)
-        self.actors.append(acting_arrays(self.model))
-        return True
-
-
-class Script(BaseCallback):
-    """Sets every weight of the actor to a given number before each step is averaged."""
-
-    def __init__(self, values: list[float]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _on_step(self) -> bool:
-        fill(self.model, self.values[self.n_calls - 1])
-        return True
-
-
-def fill(agent: Any, value: float) -> None:
-    """Set all weights and statistics of what acts to one number."""
-    policy = agent.policy
-    if is_jax(policy):
-        import jax
-
-        name = "actor_state" if hasattr(policy, "actor_state") else "qf_state"
-        state = getattr(policy, name)
-        fields = {name: getattr(state, name) for name in ("params", "batch_stats") if hasattr(state, name)}
-        full = jax.tree.map(lambda leaf: jax.numpy.full_like(leaf, value), fields)
-        setattr(policy, name, state.replace(**full))
-        return
-    network = next(getattr(policy, name) for name in ("actor", "q_net", "quantile_net") if hasattr(policy, name))
-    with th.no_grad():
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.fill_(value)
-
-
-def assert_all_equal(averaged: AveragedActor, value: float, counter: float) -> None:
-    for array in averaged_arrays(averaged):
-        # Counters of batch normalisation are integers, and copied.
-        np.testing.assert_array_equal(array, counter if np.issubdtype(array.dtype, np.integer) else value)
+from sb3_ext import AveragedActor
+from tests.sb3_ext.averaged_agents import (
+    TRAINED,
+    UNTRAINED,
+    Recorder,
+    Script,
+    acting_arrays,
+    assert_all_equal,
+    averaged_arrays,
+    build,
+    env_of,
+    everything,
+    fill,
+    is_jax,
+)
 
 
 @pytest.mark.parametrize(
@@ -317,64 +211,6 @@ def test_an_interrupted_run_ends_with_the_average_of_an_uninterrupted_one(unit: 
         np.testing.assert_array_equal(one, other)
 
 
-def test_evaluation_of_the_average(tmp_path: Path) -> None:
-    agent, averaged = build("SAC"), AveragedActor(30)
-    raw = EvalCallback(DummyVecEnv([env_of("SAC")]), n_eval_episodes=2, eval_freq=20, verbose=0)
-    of_average = EvalCallback(
-        DummyVecEnv([env_of("SAC")]), n_eval_episodes=2, eval_freq=20, best_model_save_path=str(tmp_path), verbose=0
-    )
-    agent.learn(60, callback=[averaged, raw, WithAveragedActor(averaged, of_average)])
-    env = DummyVecEnv([env_of("SAC")])
-    env.seed(0)
-    mean, _ = evaluate_policy(averaged, env, n_eval_episodes=2)
-    env.seed(0)
-    with averaged.applied():
-        assert evaluate_policy(agent, env, n_eval_episodes=2)[0] == mean
-    env.seed(0)
-    assert evaluate_policy(agent, env, n_eval_episodes=2)[0] != mean
-    assert of_average.last_mean_reward != raw.last_mean_reward
-    assert (tmp_path / "best_model.zip").is_file()
-
-
-def test_another_callback_meets_the_average_and_the_agent_gets_its_own_back() -> None:
-    seen: dict[str, list[np.ndarray]] = {"inside": [], "outside": []}
-
-    class Look(BaseCallback):
-        def __init__(self, key: str) -> None:
-            super().__init__()
-            self.key = key
-
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_end(self) -> None:
-            seen[self.key].append(acting_arrays(self.model)["mu.bias"])
-
-    agent, averaged = build("SAC"), AveragedActor(30)
-    agent.learn(40, callback=[averaged, WithAveragedActor(averaged, Look("inside")), Look("outside")])
-    assert len(seen["inside"]) == len(seen["outside"]) == 40
-    assert (seen["inside"][-1] != seen["outside"][-1]).all()
-    names = list(averaged.network.arrays())
-    np.testing.assert_array_equal(seen["inside"][-1], averaged_arrays(averaged)[names.index("mu.bias")])
-
-
-def test_the_average_can_branch_in_the_model() -> None:
-    from sb3_ext import MixedReplayBuffer
-
-    agent, averaged = build("SAC", replay_buffer_class=MixedReplayBuffer), AveragedActor(30)
-    dyna = small_callback(oracle_env())
-    agent.learn(60, callback=[averaged, WithAveragedActor(averaged, dyna)])
-    assert len(agent.replay_buffer.synthetic) > 0
-
-
-def test_a_callback_without_its_average_is_refused() -> None:
-    averaged = AveragedActor()
-    with pytest.raises(ValueError, match=r"learn\(callback=\[averaged, ..., WithAveragedActor"):
-        build("SAC").learn(5, callback=WithAveragedActor(averaged, Recorder()))
-    with pytest.raises(ValueError, match="follows no agent yet"):
-        averaged.predict(np.zeros(3, np.float32))
-
-
 @pytest.mark.parametrize("cls", [PPO, A2C])
 def test_on_policy_agents_are_refused(cls: type[BaseAlgorithm]) -> None:
     agent = cls("MlpPolicy", env_of("SAC")(), device="cpu")
@@ -448,55 +284,3 @@ def test_a_reset_of_the_networks_restarts_the_average() -> None:
     assert abs(recorder.actors[-1]["['params']['params']['Dense_0']['kernel']"]).max() < 20
     for value, right in zip(averaged_arrays(averaged), recorder.actors[-1].values(), strict=True):
         np.testing.assert_array_equal(value, right)
-
-
-@pytest.mark.parametrize(("n_envs", "train_freq"), [(1, 1), (2, 1), (2, 3), (1, (1, "episode"))], ids=str)
-def test_the_average_acts_and_everyone_else_meets_the_agents_own_actor(n_envs: int, train_freq: Any) -> None:
-    class Check(BaseCallback):
-        """Between the first callback and the last: what acted, and what is in the agent."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_obs: Any = None
-            self.next_action: Any = None
-            self.checked = 0
-
-        def _on_rollout_start(self) -> None:
-            self.last_obs = self.model._last_obs
-            self.next_action = averaged.predict(self.last_obs, deterministic=True)[0]
-
-        def _on_step(self) -> bool:
-            np.testing.assert_allclose(self.locals["actions"], self.next_action, atol=1e-6)
-            self.checked += 1
-            fill(self.model, float(self.num_timesteps))  # as if it had learned
-            self.next_action = averaged.predict(self.locals["new_obs"], deterministic=True)[0]
-            return True
-
-        def _on_rollout_end(self) -> None:
-            assert self.model.policy.actor.mu[0].weight.min() == self.num_timesteps
-
-    agent = build("TD3", n_envs=n_envs, learning_starts=0, train_freq=train_freq, gradient_steps=0)
-    averaged, check, recorder = AveragedActor(1000), Check(), Recorder()
-    expected = acting_arrays(agent)["mu.0.weight"].astype(np.float64)
-    agent.learn(30 * n_envs, callback=[averaged, check, recorder, ActWithAverage(averaged)])
-    assert check.checked == len(recorder.actors) >= 30
-    weight = 1 - (1 - 1 / 1000) ** n_envs
-    own = expected.copy()
-    for actor in recorder.actors:
-        expected = expected + weight * (own - expected)  # Check sets the weights after the average has seen them
-        own = actor["mu.0.weight"]
-    np.testing.assert_allclose(averaged.network.arrays()["mu.0.weight"], expected, rtol=1e-5)
-    np.testing.assert_array_equal(acting_arrays(agent)["mu.0.weight"], own)
-
-
-@pytest.mark.parametrize("name", ["SAC", "sbx.SAC"])
-def test_a_run_that_is_stopped_gives_the_agent_its_own_actor_back(name: str) -> None:
-    class Stop(BaseCallback):
-        def _on_step(self) -> bool:
-            fill(self.model, 7.0)
-            return self.num_timesteps < 4
-
-    agent, averaged = build(name, learning_starts=1000), AveragedActor()
-    agent.learn(10, callback=[averaged, Stop(), ActWithAverage(averaged)])
-    assert agent.num_timesteps == 4
-    assert all((value == 7.0).all() for value in acting_arrays(agent).values())
