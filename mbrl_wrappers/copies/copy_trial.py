@@ -11,8 +11,8 @@ import gymnasium
 import numpy as np
 import torch as th
 
-from mbrl_wrappers.copies.array_windows import memory_owner
 from mbrl_wrappers.copies.env_copies import DISPLAYS, LEFT_OUT, AnyEnv, UncopyableError, constants_of, copy_env, layers
+from mbrl_wrappers.copies.memory_copies import memory_owner
 from mbrl_wrappers.copies.object_graph import contents, walk
 from mbrl_wrappers.copies.outside_state import OutsideState
 from mbrl_wrappers.seeding import fenced_global_streams, global_stream_states

@@ -20,7 +20,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from mbrl_wrappers.copies.array_windows import address, dense, memory_owner, window
+from mbrl_wrappers.copies.memory_copies import copy_array, copy_tensor, copy_void
 from mbrl_wrappers.copies.object_graph import is_constant, random_streams
 from mbrl_wrappers.copies.random_streams import reseed
 
@@ -114,55 +114,6 @@ class ObjectCopier:
         """A set."""
         return {self.copy(item) for item in value}
 
-    def array(self, value: Array) -> Array:
-        """An array; a view becomes the same view of the copy of the array that owns the memory.
-
-        Raises:
-            TypeError: the memory belongs to something that a copy cannot have twice.
-        """
-        if type(value) is not np.ndarray:
-            tagged: Array = self.array(np.asarray(value)).view(type(value))
-            if hasattr(value, "__dict__"):
-                vars(tagged).update({name: self.copy(item) for name, item in vars(value).items()})
-            return tagged
-        owner = memory_owner(value)
-        if not (value.flags.writeable or owner.flags.writeable) and not value.dtype.hasobject:
-            return value
-        if owner.base is not None:
-            return self._borrowed(value, owner)
-        if owner is value:
-            return self._owned(value)
-        known = self.memo.get(id(owner), _MISSING)
-        if known is _MISSING:
-            known = self.memo[id(owner)] = self._owned(owner)
-        return window(value, address(owner), dense(np.asarray(known)))
-
-    def _owned(self, value: Array) -> Array:
-        twin = np.array(value, order="K")
-        if value.dtype == object:
-            self.memo[id(value)] = twin  # it may contain itself
-            for place, item in enumerate(dense(twin)):
-                dense(twin)[place] = self.copy(item)
-        return twin
-
-    def _borrowed(self, value: Array, owner: Array) -> Array:
-        """An array over memory that numpy did not take."""
-        base: Any = owner.base.obj if isinstance(owner.base, memoryview) else owner.base
-        if type(base).__name__ == "PyCapsule":
-            raise TypeError(
-                "it is an array over the memory of another object (MjData, for example), and in a copy it would go on "
-                "showing the original. Read it from its owner in each step, or keep np.array(...) of it"
-            )
-        if isinstance(base, th.Tensor):
-            twin = self.copy(base).detach()
-            storage = th.empty(0, dtype=th.uint8).set_(twin.untyped_storage())
-            return window(value, base.untyped_storage().data_ptr(), storage.numpy())
-        try:
-            start = address(np.frombuffer(base, np.uint8))
-        except (TypeError, ValueError):  # no buffer: whoever made the array keeps no other way to its memory
-            return self._owned(value)
-        return window(value, start, np.frombuffer(self.copy(base), np.uint8))
-
     def function(self, value: FunctionType) -> FunctionType:
         """A function; one with a closure, or with defaults that can change, gets its own."""
         closure, defaults, keywords = value.__closure__ or (), value.__defaults__, value.__kwdefaults__
@@ -236,6 +187,13 @@ class ObjectCopier:
         vars(twin).update({name: self.copy(item) for name, item in vars(value).items()})
         return twin
 
+    def cached(self, value: Any) -> Any:
+        """A function behind ``functools.lru_cache``: shared, with its cache, if it has nothing that can change."""
+        wrapped = value.__wrapped__
+        if not isinstance(wrapped, FunctionType) or not is_constant(wrapped):
+            raise TypeError("the cache of a function that closes over something would be that of the original")
+        return value
+
     def by_its_class(self, value: Any) -> Any:
         """What defines ``__deepcopy__``."""
         twin = copy.deepcopy(value, self.memo)
@@ -308,7 +266,10 @@ def is_plain(kind: Any) -> bool:
 _HEAP_TYPE = 1 << 9
 _WAYS: tuple[tuple[Any, Callable[[ObjectCopier, Any], Any]], ...] = (
     ((type, np.dtype, np.ufunc, np.bool_, np.number, np.str_, np.bytes_), ObjectCopier.constant),
-    (np.ndarray, ObjectCopier.array),
+    (np.ndarray, copy_array),
+    (np.void, copy_void),
+    (th.Tensor, copy_tensor),
+    (type(lru_cache(hash)), ObjectCopier.cached),
     (FunctionType, ObjectCopier.function),
     (MethodType, ObjectCopier.method),
     ((BuiltinFunctionType, MethodWrapperType), ObjectCopier.builtin),

@@ -111,7 +111,7 @@ def contents(value: Any) -> object:
     if isinstance(value, _PLAIN):
         return kind, repr(value)
     if isinstance(value, np.ndarray):
-        return kind, value.shape, value.dtype.str, None if value.dtype == object else value.tobytes()
+        return kind, value.shape, value.dtype.str, None if value.dtype == object else np.asarray(value).tobytes()
     if isinstance(value, th.Tensor):
         return kind, value.detach().cpu().numpy().tobytes()
     if isinstance(value, RandomStream):
@@ -123,6 +123,7 @@ def contents(value: Any) -> object:
     if hasattr(value, "__dict__") or isinstance(value, MethodType | type | ModuleType):
         return kind
     try:
-        return kind, repr(value)
+        reduced = value.__reduce_ex__(4)
+        return kind, reduced[2] if len(reduced) == 3 and isinstance(reduced[2], bytes) else repr(reduced)
     except Exception:  # what it contains cannot be read
         return kind

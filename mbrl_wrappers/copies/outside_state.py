@@ -9,13 +9,14 @@ import dis
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbrl_wrappers.copies.object_graph import contents, walk
+from mbrl_wrappers.copies.object_graph import contents, is_constant, walk
 
 _LIBRARIES = sys.stdlib_module_names | {"numpy", "torch", "gymnasium", "mujoco", "stable_baselines3", "scipy"}
 _NO_DATA = (FunctionType, type, ModuleType, GetSetDescriptorType, MemberDescriptorType, property, cached_property)
@@ -51,8 +52,11 @@ class OutsideState:
         self._seen: set[int] = set()
         self._shared = shared
         self.places: list[Place] = []
-        for thing in things:
-            self.places += self._of_function(thing) if isinstance(thing, FunctionType) else self._of_class(type(thing))
+        self._find(things)
+        found = 0
+        while found < len(self.places):  # what a global leads to has classes of its own
+            found = len(self.places)
+            self._find([value for _, value in self.objects()])
         self._contents = {name: contents(value) for name, value in self._watched() if type(value) is not dict}
         self._saved = [(value, _saved(value)) for _, value in self._watched()]
 
@@ -79,6 +83,13 @@ class OutsideState:
                 _put_back(value, saved)
         return names[0] if names else None
 
+    def _find(self, things: list[Any]) -> None:
+        for thing in things:
+            if isinstance(thing, FunctionType):
+                self.places += self._of_function(thing, shared=is_constant(thing))
+            else:
+                self.places += self._of_class(type(thing))
+
     def _of_class(self, kind: Any) -> Iterator[Place]:
         for base in kind.__mro__:
             if id(base) in self._seen or _is_library(base.__module__):
@@ -87,35 +98,54 @@ class OutsideState:
             for name, value in list(vars(base).items()):
                 function = _function_in(value)
                 if function is not None:
-                    yield from self._of_function(function, method=True)
+                    yield from self._of_function(function, shared=True)
                 elif not name.startswith("__") and name != "_abc_impl" and not isinstance(value, _NO_DATA):
                     yield _attribute(base, name, value)
 
-    def _of_function(self, function: FunctionType, *, method: bool = False) -> Iterator[Place]:
+    def _of_function(self, function: FunctionType, *, shared: bool) -> Iterator[Place]:
+        """What a function names, and what it keeps itself if copies share it, as they share methods."""
         if id(function) in self._seen or _is_library(function.__module__ or ""):
             return
         self._seen.add(id(function))
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                value = cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
-            if isinstance(value, FunctionType):
-                yield from self._of_function(value, method=method)
-            elif method and not isinstance(value, _NO_DATA):  # what closes over it and is no method is copied
-                yield _closed_over(f"the variable {name!r} that {function.__qualname__} closes over", cell, value)
+        if shared:
+            yield from self._kept_by(function)
         for name in _global_names(function.__code__):
             value = function.__globals__.get(name)
             if isinstance(value, FunctionType):
-                yield from self._of_function(value)
+                yield from self._of_function(value, shared=True)
             elif isinstance(value, type):
                 yield from self._of_class(value)
             elif name in function.__globals__ and not isinstance(value, _NO_DATA):
                 yield _global(function, name, value)
 
+    def _kept_by(self, function: FunctionType) -> Iterator[Place]:
+        """The variables that a function closes over, its defaults and its attributes."""
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            with suppress(ValueError):  # an empty cell
+                value = cell.cell_contents
+                if isinstance(value, FunctionType):
+                    yield from self._of_function(value, shared=True)
+                elif not isinstance(value, _NO_DATA):
+                    yield _closed_over(f"the variable {name!r} that {function.__qualname__} closes over", cell, value)
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            if isinstance(value, FunctionType):
+                yield from self._of_function(value, shared=True)
+            elif not isinstance(value, _NO_DATA):
+                yield _default(function, value)
+        for name, value in list(vars(function).items()):
+            if isinstance(value, FunctionType):
+                yield from self._of_function(value, shared=True)
+            elif not isinstance(value, _NO_DATA):
+                yield _attribute(function, name, value)
 
-def _attribute(owner: type, name: str, value: Any) -> Place:
-    named = f"the class attribute {owner.__name__}.{name}"
+
+def _default(function: FunctionType, value: Any) -> Place:
+    return Place(f"a default value of {function.__qualname__}", lambda: value, lambda old: None, value)
+
+
+def _attribute(owner: type | FunctionType, name: str, value: Any) -> Place:
+    kind = "class" if isinstance(owner, type) else "function"
+    named = f"the {kind} attribute {owner.__name__}.{name}"
     return Place(named, lambda: vars(owner).get(name), lambda old: setattr(owner, name, old), value)
 
 

@@ -127,6 +127,28 @@ class Tensors(Arrays):
         return th.zeros(4, dtype=th.float64)[1:3]
 
 
+class Weights(Line):
+    """A view of the parameter of a network."""
+
+    def build(self) -> None:
+        self.net = th.nn.Linear(2, 1, dtype=th.float64).requires_grad_(False)
+        self.row = self.net.weight[0]
+
+    def begin(self) -> None:
+        super().begin()
+        self.row[:] = 0.5
+        self.net.bias.zero_()
+
+    def move(self, push: float) -> None:
+        self.row += push
+        super().move(float(self.net(th.tensor([self.x, self.v], dtype=th.float64))))
+
+
+class Masked(Arrays):
+    def memory(self):
+        return np.ma.masked_array(np.zeros(3), [False, False, True])
+
+
 class Matrix(Arrays):
     def build(self) -> None:
         self.both = np.zeros(2)
@@ -361,7 +383,21 @@ MOVING: tuple[type[Line], ...] = (
         FromTensor,
         Tensors,
     ),
-    *(Matrix, Views, ReadOnlyView, Lambda, Default, KeywordDefault, Partial, PartialOfLambda, Bound, InDict, Weak),
+    *(
+        Weights,
+        Masked,
+        Matrix,
+        Views,
+        ReadOnlyView,
+        Lambda,
+        Default,
+        KeywordDefault,
+        Partial,
+        PartialOfLambda,
+        Bound,
+        InDict,
+        Weak,
+    ),
     *(Nonlocal, Recursive, Appending, Iterating, Nested, Slots, Counter),
 )
 """Environments whose copies go on from where they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -133,6 +134,97 @@ class ClassMethod(Line):
 
     def move(self, push: float) -> None:
         super().move(self.add(push))
+
+
+class DefaultList(Line):
+    words = r"a default value of DefaultList\.move"
+
+    def move(self, push: float, pushes: list[float] = []) -> None:  # noqa: B006
+        pushes.append(push)
+        super().move(push + len(pushes))
+
+
+class StaticDefault(Line):
+    words = r"a default value of StaticDefault\.count"
+
+    @staticmethod
+    def count(*, seen: dict[str, int] = {"steps": 0}) -> int:  # noqa: B006
+        seen["steps"] += 1
+        return seen["steps"]
+
+    def move(self, push: float) -> None:
+        super().move(push + self.count())
+
+
+class FunctionAttribute(Line):
+    words = r"function attribute _counted\.calls"
+
+    def move(self, push: float) -> None:
+        super().move(_counted(push))
+
+
+def _counted(push: float) -> float:
+    _counted.calls += 1  # type: ignore[attr-defined]
+    return push + _counted.calls  # type: ignore[attr-defined,no-any-return]
+
+
+_counted.calls = 0  # type: ignore[attr-defined]
+
+
+def _decorated(function: Any) -> Any:
+    calls = 0
+
+    def counting(self: Any, push: float) -> None:
+        nonlocal calls
+        calls += 1
+        function(self, push + calls)
+
+    return counting
+
+
+class Decorated(Line):
+    words = r"variable 'calls' that _decorated\.<locals>\.counting closes over"
+
+    @_decorated
+    def move(self, push: float) -> None:
+        Line.move(self, push)
+
+
+class Weather:
+    wind = 0.0
+
+    def blow(self) -> float:
+        type(self).wind += 0.5
+        return self.wind
+
+
+WEATHER = Weather()
+
+
+class ClassOfGlobal(Line):
+    words = r"class attribute Weather\.wind"
+
+    def move(self, push: float) -> None:
+        super().move(push + WEATHER.blow())
+
+
+class CachedClosure(Line):
+    words = r"attribute 'double', a functools\._lru_cache_wrapper"
+
+    def build(self) -> None:
+        self.double = lru_cache(lambda times: times * self.v)
+
+    def move(self, push: float) -> None:
+        self.double.cache_clear()
+        super().move(push + self.double(2.0))
+
+
+class Row(Line):
+    words = r"attribute 'row', a numpy\.void"
+
+    def build(self) -> None:
+        self.rows = np.zeros(2, [("x", float), ("v", float)])
+        self.row = self.rows[1]
 
 
 class GlobalPart(Line):

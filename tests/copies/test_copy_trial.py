@@ -18,12 +18,13 @@ from tests.copies.hiding import Line
 from tests.copies.refusing import REFUSED
 from tests.models.simulators import generator
 
-NAMES = ("STATE", "POSITION", "COUNT", "RNG", "SEEN", "BODY", "Settings")
+NAMES = ("STATE", "POSITION", "COUNT", "RNG", "SEEN", "BODY", "Settings", "_counted", "Weather")
 
 
 def everything(env: Any) -> list[tuple[str, object]]:
     """The environment and whatever the module of these environments has, as values."""
     outside = [(name, getattr(refusing, name)) for name in NAMES]
+    outside += [(name, value) for name, value in vars(refusing.Weather).items() if not name.startswith("__")]
     attributes = [(name, value) for name, value in vars(type(env)).items() if not name.startswith("__")]
     return [(name, contents(value)) for name, value in walk([("env", env), *outside, *attributes])]
 

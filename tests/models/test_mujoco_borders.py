@@ -75,6 +75,33 @@ def test_the_state_is_a_vector_to_take_derivatives_in(name):
     assert (model.state_vector(state)[0] == vector[0]).all()
 
 
+def test_what_is_observed_of_another_position_is_computed_anew():
+    env = gymnasium.make("Reacher-v5")
+    model = MujocoModel(env)
+    state = start(env, model)
+    vector = model.state_vector(state).clone()
+    vector[0, 0] += 0.5  # the first joint: the fingertip moves with it
+    shown = model.with_state_vector(state, vector)
+    env.unwrapped.set_state(*np.split(vector[0].numpy(), [env.unwrapped.model.nq]))
+    assert (shown.obs[0].numpy() == env.unwrapped._get_obs()).all()
+    assert (shown.obs[0, 8:] - state.obs[0, 8:]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["Reacher-v5", "Ant-v5"])
+def test_rows_that_do_not_move_keep_the_observation_that_a_step_led_to(name):
+    env = gymnasium.make(name)
+    model = MujocoModel(env)
+    env.reset(seed=0)
+    for _ in range(3):
+        obs, *_ = env.step(np.ones(env.action_space.shape, np.float32))
+    state = model.reset(rows(obs, obs), generator=generator())
+    vector = model.state_vector(state).clone()
+    vector[1, 0] += 0.1
+    shown = model.with_state_vector(state, vector).obs.numpy()
+    assert (shown[0] == obs).all()  # the simulator computed parts of it before it moved on
+    assert (shown[1] != obs).any()
+
+
 def test_finite_differences_are_derivatives():
     env = gymnasium.make("InvertedPendulum-v5")
     model = MujocoModel(env)
