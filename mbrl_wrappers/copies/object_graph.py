@@ -124,6 +124,6 @@ def contents(value: Any) -> object:
         return kind
     try:
         reduced = value.__reduce_ex__(4)
-        return kind, reduced[2] if len(reduced) == 3 and isinstance(reduced[2], bytes) else repr(reduced)
+        return kind, reduced[2] if len(reduced) > 2 and isinstance(reduced[2], bytes) else repr(reduced)
     except Exception:  # what it contains cannot be read
         return kind
