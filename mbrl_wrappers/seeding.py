@@ -10,9 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch as th
+
+from mbrl_wrappers.comparable import comparable
 
 
 def torch_generator(seed: int | np.random.Generator, device: th.device | str = "cpu") -> th.Generator:
@@ -63,7 +66,7 @@ def fenced_global_streams(seed: int | None) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def global_stream_states() -> tuple[object, ...]:
-    """The states of the global streams of torch, numpy and ``random``; compare two by ``==``."""
-    _, key, *rest = np.random.get_state()
-    return th.random.get_rng_state().numpy().tobytes(), np.asarray(key).tobytes(), tuple(rest), random.getstate()
+def global_stream_states() -> tuple[Any, ...]:
+    """The states of the global streams of torch, numpy and ``random``, to tell whether something drew from them."""
+    states = th.random.get_rng_state().numpy(), np.random.get_state(), random.getstate()
+    return tuple(comparable(state) for state in states)

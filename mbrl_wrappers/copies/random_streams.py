@@ -8,27 +8,20 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from mbrl_wrappers.comparable import comparable
+
 RandomStream = np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random | th.Generator
 
 
-def stream_state(stream: RandomStream) -> object:
+def stream_state(stream: RandomStream) -> Any:
     """Where a stream is; compare two by ``==``."""
     if isinstance(stream, np.random.Generator):
         stream = stream.bit_generator
     if isinstance(stream, np.random.BitGenerator):
-        return _comparable(stream.state)
+        return comparable(stream.state)
     if isinstance(stream, th.Generator):
         return stream.get_state().numpy().tobytes()
-    return (
-        _comparable(stream.get_state(legacy=False)) if isinstance(stream, np.random.RandomState) else stream.getstate()
-    )
-
-
-def _comparable(state: Any) -> object:
-    """The state of a numpy stream with bytes for arrays."""
-    if isinstance(state, dict):
-        return {name: _comparable(value) for name, value in state.items()}
-    return state.tobytes() if isinstance(state, np.ndarray) else state
+    return comparable(stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate())
 
 
 def reseed(stream: RandomStream, seeds: np.random.Generator | None) -> None:
