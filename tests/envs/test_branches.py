@@ -152,7 +152,7 @@ def test_idle_rows_stay_where_they_are_and_grow_no_older() -> None:
     for step in (1, 2):
         result = branches.step(th.zeros(2, 1), idle=np.array([True, False]))
         np.testing.assert_array_equal(result.obs, [[3], [5 + step]])
-        np.testing.assert_array_equal(result.reward, [0, 10 * (4 + step)])
+        np.testing.assert_array_equal(result.reward, [0, 10 * (4 + step) + 2])  # 0 is 2 in [-2, 6]
         np.testing.assert_array_equal(branches.elapsed, [0, step])
         np.testing.assert_array_equal(result.truncated, [False, step == 2])
 
