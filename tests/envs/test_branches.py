@@ -145,6 +145,18 @@ def test_invalid_rows_keep_state_and_observation_and_are_counted() -> None:
     np.testing.assert_array_equal(branches._state.obs, [[1500], [6]])
 
 
+def test_idle_rows_stay_where_they_are_and_grow_no_older() -> None:
+    branches = Branches(counting_model(), Deck([3.0, 5.0]), 2, horizon=2)
+    branches.use_streams(streams(0, 1))
+    branches.restart()
+    for step in (1, 2):
+        result = branches.step(th.zeros(2, 1), idle=np.array([True, False]))
+        np.testing.assert_array_equal(result.obs, [[3], [5 + step]])
+        np.testing.assert_array_equal(result.reward, [0, 10 * (4 + step) + 2])  # 0 is 2 in [-2, 6]
+        np.testing.assert_array_equal(branches.elapsed, [0, step])
+        np.testing.assert_array_equal(result.truncated, [False, step == 2])
+
+
 def test_limits_of_the_model_are_the_default_and_are_read_at_each_step() -> None:
     model = counting_model()
     branches = Branches(model, Deck([2500.0]), 1, horizon=10)

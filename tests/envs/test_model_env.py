@@ -210,6 +210,14 @@ def test_flags_are_actions() -> None:
     assert [env.step(np.array([flag]))[1] for flag in (False, True)] == [-1, 1]
 
 
+@pytest.mark.parametrize("action", [-2.1, 6.1])
+def test_each_bound_is_watched(action) -> None:
+    env = ModelEnv(counting_model(), Deck([0.0]), horizon=5)
+    env.reset()
+    with pytest.warns(UserWarning, match="clipped"):
+        env.step(np.array([action]))
+
+
 class Echo:
     """A model that takes any action as it comes, and rewards with it."""
 

@@ -134,6 +134,12 @@ def test_a_seed_per_row_and_streams_that_go_on() -> None:
         env.reset(seed=[1, 2])
 
 
+def test_zero_is_a_seed_as_any_other() -> None:
+    env = ModelVectorEnv(oracle_model(OracleEnv()), uniform, 3, horizon=5)
+    first, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(env.reset(seed=0)[0], first)
+
+
 def test_gymnasiums_vector_wrappers_work() -> None:
     env = RecordEpisodeStatistics(
         ModelVectorEnv(counting_model(), Deck(CARDS), 3, horizon=3, autoreset_mode="NextStep")
