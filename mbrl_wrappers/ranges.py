@@ -13,7 +13,9 @@ from torch import Tensor
 def distance_to_edge(rows: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The distance ``(B,)`` of each of ``rows (B, O)`` to the nearest edge of the box from ``low`` to ``high``.
 
-    The box has edges ``(O,)``, or ``(B, O)`` of its own for each row. Zero on an edge and negative outside, exactly: a difference of two numbers has the right sign. NaN, of which
+    Its edges are ``(O,)``, or ``(B, O)`` for a box of each row's own.
+
+    Zero on an edge and negative outside, exactly: a difference of two numbers has the right sign. NaN, of which
     every comparison is false, for a row with a NaN and for one that is infinite where the box is.
     """
     return th.minimum(rows - low, high - rows).amin(1)
