@@ -9,7 +9,7 @@ import torch as th
 from torch import Generator, Tensor
 
 from controllers.risk import Mean, Risk
-from controllers.validity import limits_from, valid_rows
+from controllers.validity import limits_from, limits_of_rows, valid_rows
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.rows import num_rows, take_rows
 from mbrl_wrappers.seeding import torch_generator
@@ -164,7 +164,20 @@ class PlanningProblem(Generic[S]):
     @property
     def limits(self) -> Limits | None:
         """The model's limits at this moment, widened to contain all starts; None for a model without limits."""
-        return limits_from(self.model, self.start if isinstance(self.start, Tensor) else None)
+        return limits_from(self.model, self._observed)
+
+    def limits_of(self, starts: Tensor) -> Limits | None:
+        """The model's limits for rows that begin at the starts of numbers ``starts (B,)``, each widened to its own.
+
+        So a start far outside changes nothing for the others. The limits of observations are ``(B, O)`` where a start
+        lies outside, else ``(O,)``.
+        """
+        return limits_of_rows(self.model, self._observed, starts)
+
+    @property
+    def _observed(self) -> Tensor | None:
+        """The starts as observations; None for states."""
+        return self.start if isinstance(self.start, Tensor) else None
 
     @property
     def is_exact(self) -> bool:
@@ -245,7 +258,8 @@ class PlanningProblem(Generic[S]):
         alive = th.ones(len(actions), dtype=th.bool, device=self.device)
         failed = ~alive
         total = last = None
-        weight, limits = 1.0, self.limits
+        starts = th.arange(self.num_problems, device=self.device).repeat_interleave(self.particles).repeat(groups)
+        weight, limits = 1.0, self.limits_of(starts)
         for prediction in self._predictions(state, actions, groups, generator):
             valid = valid_rows(prediction, limits)
             failed = failed | (alive & ~valid)

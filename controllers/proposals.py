@@ -45,14 +45,15 @@ class Proposals:
         Raises:
             ValueError: for actions of another shape than ``(N * count, A)``, and for a start without observations.
         """
-        (low, high), size, limits = problem.bounds, problem.codec.size, problem.limits
+        (low, high), size = problem.bounds, problem.codec.size
+        each = th.arange(problem.num_problems, device=problem.device).repeat_interleave(self.count)
+        limits = problem.limits_of(each)
         rows = _observed_start(problem).repeat_interleave(self.count, 0)
         obs = rows.float()
         if isinstance(problem.start, Tensor):
             state = problem.model.reset(rows, generator=generator)
         else:
-            each = th.arange(problem.num_problems, device=problem.device)
-            state = take_rows(problem.start, each.repeat_interleave(self.count))
+            state = take_rows(problem.start, each)
         taken = []
         for _ in range(problem.horizon):
             action = self.policy(obs, generator=generator)

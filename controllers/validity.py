@@ -20,7 +20,28 @@ def limits_from(model: DynamicsModel[Any], start: Tensor | None) -> Limits | Non
     limits: Limits | None = getattr(model, "limits", None)
     if limits is None or start is None:
         return limits
-    low, high = th.aminmax(start, dim=0)
+    return _widened(limits, *th.aminmax(start, dim=0))
+
+
+def limits_of_rows(model: DynamicsModel[Any], start: Tensor | None, rows: Tensor) -> Limits | None:
+    """Limits for rows that begin at ``start[rows]``, each widened to contain its own start and no other.
+
+    Args:
+        model: whose limits.
+        start: ``(N, O)``, or None for starts without observations.
+        rows: ``(B,)`` int64.
+
+    Returns:
+        Limits of observations of shape ``(B, O)`` where a start lies outside, else ``(O,)``; None for a model without.
+    """
+    limits: Limits | None = getattr(model, "limits", None)
+    if limits is None or start is None or bool(limits.contains(start).all()):
+        return limits
+    widened = _widened(limits, start, start)
+    return widened._replace(obs_low=widened.obs_low[rows], obs_high=widened.obs_high[rows])
+
+
+def _widened(limits: Limits, low: Tensor, high: Tensor) -> Limits:
     return limits._replace(
         obs_low=th.minimum(limits.obs_low.to(low), low), obs_high=th.maximum(limits.obs_high.to(high), high)
     )

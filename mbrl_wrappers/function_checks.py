@@ -53,7 +53,7 @@ def check_functions(model: DynamicsModel[Any], obs: Tensor) -> None:
     Raises:
         TypeError: for a result that is no tensor, or a termination that is not bool.
         ValueError: for a result of another shape than ``(B,)``, on another device or not finite, and for a function
-            that raises an error itself.
+            that raises an error itself or changes what it is given.
     """
     codec = ActionCodec(model.action_space)
     few = next(rows for rows in (2, 3, 4) if rows not in (obs.shape[1], codec.size))
@@ -71,13 +71,21 @@ def _check_result(name: str, function: Callable[..., Any], obs: Tensor, action: 
     rows = len(obs)
     wanted = f"(B,) = ({rows},)"
     given = f"obs {tuple(obs.shape)}, action {tuple(action.shape)} and next_obs {tuple(obs.shape)}"
+    given_tensors = obs, action, obs.clone()
+    before = [tensor.clone() for tensor in given_tensors]
     try:
-        result: object = function(obs, action, obs.clone())
+        result: object = function(*given_tensors)
     except Exception as error:
         raise ValueError(
             f"{name} failed when it was called on {rows} real observations ({given}, all torch tensors): "
             f"{type(error).__name__}: {error}"
         ) from error
+    for what, tensor, kept in zip(("obs", "action", "next_obs"), given_tensors, before, strict=True):
+        if not th.equal(tensor, kept):
+            raise ValueError(
+                f"{name} changes {what} in place, and with it what the model predicts: compute with a copy, as in "
+                f"{what} - 1 or {what}.clone()."
+            )
     if not isinstance(result, Tensor):
         raise TypeError(
             f"{name} must return a torch tensor of shape {wanted}, got {type(result).__name__}: compute with torch "

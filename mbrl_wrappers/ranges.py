@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 def distance_to_edge(rows: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The distance ``(B,)`` of each of ``rows (B, O)`` to the nearest edge of the box from ``low`` to ``high (O,)``.
+    """The distance ``(B,)`` of each of ``rows (B, O)`` to the nearest edge of the box from ``low`` to ``high``.
+
+    Its edges are ``(O,)``, or ``(B, O)`` for a box of each row's own.
 
     Zero on an edge and negative outside, exactly: a difference of two numbers has the right sign. NaN, of which
     every comparison is false, for a row with a NaN and for one that is infinite where the box is.

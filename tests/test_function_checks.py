@@ -47,6 +47,19 @@ def test_a_reward_of_another_kind_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (lambda o, a, n: o.sub_(1)[:, 0], "obs"),
+        (lambda o, a, n: a.sub_(1)[:, 0], "action"),
+        (lambda o, a, n: n.sub_(1)[:, 0], "next_obs"),
+    ],
+)
+def test_a_function_that_changes_what_it_is_given_is_refused(function: Callable[..., Any], what: str) -> None:
+    with pytest.raises(ValueError, match=f"reward_fn changes {what} in place"):
+        check_functions(model(function), th.tensor([[1.0, 2.0]]))
+
+
+@pytest.mark.parametrize(
     ("function", "error", "message"),
     [
         (lambda o, a, n: False, TypeError, "got bool"),

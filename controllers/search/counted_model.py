@@ -24,7 +24,7 @@ class CountedModel(Generic[S]):
         generator: source of the model's draws.
 
     Attributes:
-        limits: of the model, at the beginning of the plan.
+        limits: of the model, at the beginning of the plan, widened to contain all starts.
         calls: transitions predicted.
         seconds: wall time spent in the model.
     """

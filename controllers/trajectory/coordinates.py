@@ -247,7 +247,7 @@ def roll_out(task: VectorProblem, choose: Choose, population: int) -> Trajectory
     vector = task.vector(state)
     valid, ended = vector.isfinite().all(1), th.zeros(len(vector), dtype=th.bool, device=vector.device)
     failed, total, weight = ~valid, vector.new_zeros(len(vector)), 1.0
-    limits = problem.limits
+    limits = problem.limits_of(each.repeat(population))
     track: list[tuple[Any, Tensor, Tensor, Tensor]] = []
     for t in range(task.horizon):
         action = choose(t, vector)

@@ -113,6 +113,31 @@ def test_a_start_outside_of_the_limits_may_lead_back_but_no_further_out() -> Non
     assert problem.score(th.stack([back, further])[None, :, :, None]).tolist() == [[4.5, -math.inf]]
 
 
+def test_a_start_outside_of_the_limits_widens_them_for_no_other_start() -> None:
+    starts = th.tensor([[0.8], [3.0], [-3.0]])
+    far = th.ones(1, 2, 1, 1).expand(3, -1, -1, -1)  # from 0.8 to 1.3, and two times out of the limits or back
+    assert PlanningProblem(line(), starts[:1], 1).score(far[:1]).tolist() == [[-math.inf, -math.inf]]
+    for particles in (1, 3):
+        problem = PlanningProblem(line(), starts, 1, particles=particles)
+        assert problem.score(far).tolist() == [[-math.inf] * 2, [-math.inf] * 2, [-2.5] * 2]
+
+
+def test_planners_with_derivatives_keep_a_start_inside_beside_one_outside() -> None:
+    problem = PlanningProblem(line(), th.tensor([[0.8], [3.0]]), 4)
+    assert visited(problem, ILQR().plan(problem, generator=generator()).actions)[0].max() <= EDGE
+
+
+def test_policies_that_propose_from_a_start_inside_never_see_what_another_start_allows() -> None:
+    seen: list[Tensor] = []
+
+    def ahead(obs: Tensor, *, generator: th.Generator) -> Tensor:
+        seen.append(obs.clone())
+        return th.ones(len(obs), 1)
+
+    Proposals(ahead, 2).draw(PlanningProblem(line(), th.tensor([[0.8], [3.0]]), 4), generator=generator())
+    assert all(obs[:2].max() <= EDGE for obs in seen)
+
+
 def test_a_learned_model_has_limits_once_it_is_fitted() -> None:
     model = EnsembleDynamics(SCALAR, spaces.Box(-1, 1, (1,), np.float32), hidden=(8,), num_members=2, num_elites=2)
     problem = PlanningProblem(model, th.zeros(1, 1), 2, particles=4)
