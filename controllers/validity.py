@@ -10,12 +10,15 @@ from torch import Tensor
 from mbrl_wrappers.ranges import finite_rows
 from mbrl_wrappers.types import DynamicsModel, Limits, Prediction
 
+SLACK = 0.1
+"""How far beyond a start outside of the limits predictions may lie, as a share of the width of the limits."""
+
 
 def limits_from(model: DynamicsModel[Any], start: Tensor | None) -> Limits | None:
     """The model's ``limits`` as they are now, widened to contain all of ``start (N, O)``; None where it has none.
 
     They are widened because a plan has to begin somewhere: from outside of the limits it may lead back or go on along
-    the edge, but no further out.
+    the edge, and :data:`SLACK` leaves it the noise and the momentum of its first steps.
     """
     limits: Limits | None = getattr(model, "limits", None)
     if limits is None or start is None:
@@ -42,8 +45,11 @@ def limits_of_rows(model: DynamicsModel[Any], start: Tensor | None, rows: Tensor
 
 
 def _widened(limits: Limits, low: Tensor, high: Tensor) -> Limits:
+    obs_low, obs_high = limits.obs_low.to(low), limits.obs_high.to(high)
+    slack = SLACK * (obs_high - obs_low)
     return limits._replace(
-        obs_low=th.minimum(limits.obs_low.to(low), low), obs_high=th.maximum(limits.obs_high.to(high), high)
+        obs_low=th.where(low < obs_low, low - slack, obs_low),
+        obs_high=th.where(high > obs_high, high + slack, obs_high),
     )
 
 

@@ -56,7 +56,8 @@ class SyntheticBuffer:
     def row_bytes(self) -> int:
         """Memory of one row."""
         action = 8 if self.codec.is_discrete else 4 * self.codec.size
-        return 4 * (2 * self.obs_size + 2) + action + self._made_at.itemsize
+        number = 4 if self._columns is None else self._columns.obs.itemsize
+        return 2 * number * self.obs_size + 8 + action + self._made_at.itemsize
 
     @property
     def oldest(self) -> int | None:

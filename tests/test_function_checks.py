@@ -35,8 +35,7 @@ def model(reward_fn: Any = None, termination_fn: Any = None, action_space: Any =
         (lambda o, a, n: n[:, 0].squeeze(), ValueError, r"\(B,\) = \(1,\).*got \(\)"),
         (lambda o, a, n: n[:, 7], ValueError, "IndexError"),
         (lambda o, a: n, ValueError, "TypeError"),  # noqa: F821
-        (lambda o, a, n: n[:, 0] / 0, ValueError, "returned"),
-        (lambda o, a, n: n[:, 0].abs().neg().sqrt(), ValueError, "returned"),
+        (lambda o, a, n: n[:, 0] * 1j, TypeError, "real numbers"),
     ],
 )
 def test_a_reward_of_another_kind_is_refused(
@@ -44,6 +43,10 @@ def test_a_reward_of_another_kind_is_refused(
 ) -> None:
     with pytest.raises(error, match=f"(?s)reward_fn.*{message}"):
         check_functions(model(function), th.tensor([[1.0, 2.0]]))
+
+
+def test_a_reward_that_is_not_finite_for_a_step_that_never_happened_is_no_fault() -> None:
+    check_functions(model(lambda o, a, n: (n - o)[:, 0].abs().log()), th.tensor([[1.0, 2.0]]))
 
 
 @pytest.mark.parametrize(

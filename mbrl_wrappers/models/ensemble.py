@@ -279,27 +279,10 @@ class EnsembleDynamics(GaussianEnsemble):
             termination_fn=_restored("termination_fn", config["termination"], termination_fn),
             device=device,
         )
-        model.load_state_dict(_completed(tensors, model))
+        model.load_state_dict(tensors)
         if not ((model.elites >= 0) & (model.elites < model.num_members)).all():
             raise ValueError(f"The file names members {model.elites.tolist()} of {model.num_members}: it is damaged.")
         return model
-
-
-def _completed(tensors: dict[str, Tensor], model: EnsembleDynamics) -> dict[str, Tensor]:
-    """``tensors`` of a file as the model names them now; nothing is changed in one that was just saved.
-
-    Earlier files have no ``mean_rest``, which was zero, and one pair of learned limits of the log-variance for all
-    members.
-    """
-    expected = model.state_dict()
-    completed = dict(tensors)
-    for name in ("obs_normalizer.mean_rest", "target_normalizer.mean_rest"):
-        completed.setdefault(name, th.zeros_like(expected[name]))
-    if model.log_variance.learn:
-        for name in ("log_variance.low", "log_variance.high"):
-            if name in completed and completed[name].shape == expected[name].shape[1:]:
-                completed[name] = completed[name].expand_as(expected[name])
-    return completed
 
 
 def _restored(argument: str, described: Any, given: Any) -> Any:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 SUFFIX = ".safetensors"
 FORMAT = "mbrl-wrappers"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_FILE_BYTES = 16 * 2**30
 MAX_NAME_LENGTH = 1000
@@ -197,8 +197,13 @@ def _parse_manifest(path: Path, written: str) -> Manifest:
         if number > FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} has format version {brief(number)}, written by mbrl-wrappers "
-                f"{brief(fields.get('library_version'))}; this one reads up to version {FORMAT_VERSION}. "
+                f"{brief(fields.get('library_version'))}; this one reads version {FORMAT_VERSION}. "
                 "Upgrade with: pip install -U mbrl-wrappers"
+            )
+        if number < FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {number}, and this version of the library reads {FORMAT_VERSION}: fit the "
+                "model anew and save it."
             )
         records = {
             name: TensorRecord(entry["dtype"], tuple(entry["shape"]), entry["sha256"])

@@ -107,10 +107,13 @@ def test_limits_are_read_when_a_plan_is_scored() -> None:
     assert problem.score(far).item() == 5
 
 
-def test_a_start_outside_of_the_limits_may_lead_back_but_no_further_out() -> None:
+def test_a_start_outside_of_the_limits_may_lead_back_and_out_by_little() -> None:
     problem = PlanningProblem(line(), th.tensor([[3.0]]), 2)
-    back, further = th.tensor([-1.0, -1.0]), th.tensor([0.1, -1.0])
-    assert problem.score(th.stack([back, further])[None, :, :, None]).tolist() == [[4.5, -math.inf]]
+    # The limits are 2 wide, so a tenth of that may lie beyond the start: 3.15 may be reached and 3.25 may not.
+    back, little, further = th.tensor([-1.0, -1.0]), th.tensor([0.3, -1.0]), th.tensor([0.5, -1.0])
+    assert problem.score(th.stack([back, little, further])[None, :, :, None])[0].tolist() == pytest.approx(
+        [4.5, 5.8, -math.inf]
+    )
 
 
 def test_a_start_outside_of_the_limits_widens_them_for_no_other_start() -> None:

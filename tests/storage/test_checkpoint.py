@@ -16,7 +16,6 @@ import pytest
 import torch as th
 
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.storage import checkpoint, file_format
 from mbrl_wrappers.storage.checkpoint import load, load_starts, read_manifest, register_model, save
@@ -40,22 +39,6 @@ def test_a_loaded_model_predicts_the_same_bits(model: Affine, path: Path) -> Non
     restored = load(path, device="cpu")
     assert th.equal(restored.predict(obs), model.predict(obs))
     assert restored.reward_fn == Weighted(0.1)
-
-
-def test_a_file_of_an_ensemble_from_before_a_change_of_its_tensors_is_read(tmp_path: Path) -> None:
-    box = gym.spaces.Box(-1, 1, (2,), np.float32)
-    learned = EnsembleOptions(learn_log_variance_limits=True)
-    ensemble = EnsembleDynamics(box, box, num_members=3, num_elites=2, hidden=(8,), options=learned, device="cpu")
-    config, tensors = ensemble.to_checkpoint()
-    earlier = {name: value for name, value in tensors.items() if not name.endswith("mean_rest")}
-    low, high = th.tensor([-7.0, -5.0, -6.0]), th.tensor([0.1, 0.2, 0.3])  # one pair for all members
-    earlier |= {"log_variance.low": low, "log_variance.high": high}
-    restored = EnsembleDynamics.from_checkpoint(config, earlier, device="cpu")
-    assert th.equal(restored.log_variance.low, low.expand(3, -1))
-    assert th.equal(restored.log_variance.high, high.expand(3, -1))
-    assert not restored.obs_normalizer.mean_rest.any()
-    assert not restored.target_normalizer.mean_rest.any()
-    restored.log_variance.keep_apart()  # each member has numbers of its own, which can be changed
 
 
 @pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])

@@ -68,17 +68,26 @@ def test_trailing_bytes_are_noticed(path: Path) -> None:
             reader(path)
 
 
-@pytest.mark.parametrize("version", [2, 3, 99])
+@pytest.mark.parametrize("version", [3, 4, 99])
 def test_a_newer_format_asks_for_an_upgrade(
     model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    assert file_format.FORMAT_VERSION == 1
+    assert file_format.FORMAT_VERSION == 2
     monkeypatch.setattr(file_format, "FORMAT_VERSION", version)
     path = save(model, tmp_path / "m")
     assert read_manifest(path).format_version == version
     monkeypatch.undo()
     for reader in (load, load_starts, read_manifest):
-        with pytest.raises(CheckpointError, match=f"format version {version},.*reads up to version 1.*[Uu]pgrade"):
+        with pytest.raises(CheckpointError, match=f"format version {version},.*reads version 2.*[Uu]pgrade"):
+            reader(path)
+
+
+def test_an_older_format_asks_for_another_fit(model: Affine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_format, "FORMAT_VERSION", 1)
+    path = save(model, tmp_path / "m")
+    monkeypatch.undo()
+    for reader in (load, load_starts, read_manifest):
+        with pytest.raises(CheckpointError, match=r"format version 1, .* reads 2: fit the model anew"):
             reader(path)
 
 
@@ -191,7 +200,7 @@ def test_a_manifest_of_other_types_is_refused(path: Path, fields: dict[str, Any]
         patch.setattr(file_format, "asdict", lambda written: {**honest(written), **fields})
         file_format.write(path, manifest.kind, manifest.config, tensors)
     for reader in (load, read_manifest):
-        with pytest.raises(CheckpointError, match="its manifest is not one of format 1"):
+        with pytest.raises(CheckpointError, match="its manifest is not one of format 2"):
             reader(path)
 
 

@@ -46,7 +46,7 @@ def _file(header: dict[str, Any], data: bytes = b"", config: Any = None) -> byte
     for entry in records.values():
         entry.pop("data_offsets", None)
     fields = {
-        "format_version": 1,
+        "format_version": 2,
         "library_version": "0",
         "kind": "test-affine",
         "config": config or {},
@@ -127,7 +127,7 @@ def test_tensors_must_not_share_bytes_nor_leave_some_out(tmp_path: Path) -> None
 def test_what_strict_json_does_not_know_is_refused(tmp_path: Path, constant: str) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(_file({}, config={"a": float(constant)}))
-    with pytest.raises(CheckpointError, match="its manifest is not one of format 1"):
+    with pytest.raises(CheckpointError, match="its manifest is not one of format 2"):
         read_manifest(path)
 
 
