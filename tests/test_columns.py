@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import ActionCodec, Transitions, TransitionStore
+from mbrl_wrappers.columns import EndWatch
 from tests.oracle import HIGH, LOW, oracle_step
 
 CODEC = ActionCodec(spaces.Box(LOW, HIGH))
@@ -104,3 +105,9 @@ def test_an_action_may_be_outside_by_a_ten_thousandth_of_the_width() -> None:
     for action in (1000.3, -1000.3):
         with pytest.raises(ValueError, match="not an action"):
             one_step(action, 0, codec)
+
+
+@pytest.mark.parametrize(("moved", "lost"), [(2.0, False), (2.25, True)])
+def test_an_end_may_move_twice_as_far_as_any_step_before(moved: float, lost: bool) -> None:
+    obs, next_obs = np.array([[0.0], [1.0]]), np.array([[1.0], [1.0 + moved]])
+    assert EndWatch(1).any_lost(obs, next_obs, np.array([False, True]), next_obs) == lost

@@ -386,3 +386,12 @@ def test_environment_random_actions_and_plans_each_follow_the_seed_and_the_trial
     assert [len(part) for part in drawn[0]] == [4, 2, 2]
     for zero, one in zip(drawn[0], drawn[2], strict=True):
         assert len({*zero, *one}) == 2 * len(zero)
+
+
+def test_a_store_that_is_full_ends_the_random_trials() -> None:
+    env = EndlessOracle()
+    policy, trainer, _ = exact_parts(env)
+    store = TransitionStore(6, env.observation_space, env.action_space)
+    config = PlannerLearningConfig(trials=1, trial_steps=3, initial_random_steps=10, total_steps=15)
+    result = learn_with_planner(env, policy, trainer, store, config)
+    assert [(trial.random, trial.length) for trial in result.trials] == [(True, 3), (True, 3), (False, 3)]
