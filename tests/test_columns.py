@@ -10,6 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import ActionCodec, Transitions, TransitionStore
+from mbrl_wrappers.columns import EndWatch
 from tests.oracle import HIGH, LOW, oracle_step
 
 CODEC = ActionCodec(spaces.Box(LOW, HIGH))
@@ -85,3 +86,28 @@ def test_changes_far_from_zero_are_kept() -> None:
 def test_what_does_not_belong_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Transitions.from_numpy(**(data() | change), codec=CODEC)
+
+
+def one_step(action: float, reward: float, codec: ActionCodec) -> Transitions:
+    return Transitions.from_numpy(np.zeros((1, 1)), [[action]], [reward], np.ones((1, 1)), [False], codec=codec)
+
+
+def test_the_largest_number_of_float32_is_stored_and_the_next_one_refused() -> None:
+    codec, largest = ActionCodec(spaces.Box(-1, 1, (1,))), float(np.finfo(np.float32).max)
+    assert one_step(0, largest, codec).reward.item() == largest
+    with pytest.raises(ValueError, match="reward"):
+        one_step(0, np.nextafter(largest, np.inf), codec)
+
+
+def test_an_action_may_be_outside_by_a_ten_thousandth_of_the_width() -> None:
+    codec = ActionCodec(spaces.Box(-1000, 1000, (1,)))
+    assert one_step(1000.1, 0, codec).action.item() == pytest.approx(1.0001)
+    for action in (1000.3, -1000.3):
+        with pytest.raises(ValueError, match="not an action"):
+            one_step(action, 0, codec)
+
+
+@pytest.mark.parametrize(("moved", "lost"), [(2.0, False), (2.25, True)])
+def test_an_end_may_move_twice_as_far_as_any_step_before(moved: float, lost: bool) -> None:
+    obs, next_obs = np.array([[0.0], [1.0]]), np.array([[1.0], [1.0 + moved]])
+    assert EndWatch(1).any_lost(obs, next_obs, np.array([False, True]), next_obs) == lost

@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, Transitions
-from mbrl_wrappers.function_checks import Confusion, check_functions, disagreement
+from mbrl_wrappers.function_checks import MAX_COMPARED, Confusion, check_functions, disagreement
 
 OBS = spaces.Box(-np.inf, np.inf, (2,))
 ACTION = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 4.0], np.float32))
@@ -153,3 +153,21 @@ def test_terminations_are_counted() -> None:
         in sentence
     )
     assert disagreement(model(termination_fn=lambda o, a, n: n[:, 0] < 3.5), rows([0.0] * 6, true)).sentences == ()
+
+
+@pytest.mark.parametrize(("shift", "wrong"), [(0.99, False), (1.01, True)])
+def test_a_fiftieth_of_the_rewards_deviation_is_noise(shift: float, wrong: bool) -> None:
+    real = [100.0 * (i % 2) for i in range(10)]  # the deviation is 50
+    found = disagreement(model(lambda o, a, n: o[:, 0] % 2 * 100 + shift), rows(real))
+    assert (found.reward_text is not None) == wrong
+
+
+def test_of_many_rows_some_are_compared_from_the_first_to_the_last() -> None:
+    count = 2 * MAX_COMPARED + 1
+    found = disagreement(
+        model(lambda o, a, n: th.zeros(len(o)), termination_fn=lambda o, a, n: o[:, 0] > count - 5),
+        rows([0.0] * (count - 1) + [7.0]),
+    )
+    assert found.rows == MAX_COMPARED + 1
+    assert found.reward_error == pytest.approx(7 / found.rows)
+    assert found.terminations == Confusion(0, 2, found.rows - 2, 0)

@@ -354,3 +354,44 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"|".join([*wrong, "when to stop"])):
         PlannerLearningConfig(**wrong)
+
+
+def test_environment_random_actions_and_plans_each_follow_the_seed_and_the_trial() -> None:
+    class Watched(MPCPolicy):
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            plans.append(self.seed)
+            return super().predict(*args, **kwargs)
+
+    class Env(EndlessOracle):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            starts.append(seed)
+            return super().reset(seed=seed, options=options)
+
+        def step(self, action: Any) -> Any:
+            actions.append(tuple(action))
+            return super().step(action)
+
+    drawn = []
+    for seed in (0, 0, 1):
+        starts: list[int | None] = []
+        actions: list[tuple[float, ...]] = []
+        plans: list[int] = []
+        env = Env()
+        _, _, store = exact_parts(env)
+        policy = Watched(oracle_model(env), QUICK, horizon=4)
+        config = PlannerLearningConfig(trials=2, trial_steps=1, initial_random_steps=2)
+        learn_with_planner(env, policy, CountingTrainer(policy.model), store, config, seed=seed)
+        drawn.append((starts, actions[:2], plans))
+    assert drawn[0] == drawn[1]
+    assert [len(part) for part in drawn[0]] == [4, 2, 2]
+    for zero, one in zip(drawn[0], drawn[2], strict=True):
+        assert len({*zero, *one}) == 2 * len(zero)
+
+
+def test_a_store_that_is_full_ends_the_random_trials() -> None:
+    env = EndlessOracle()
+    policy, trainer, _ = exact_parts(env)
+    store = TransitionStore(6, env.observation_space, env.action_space)
+    config = PlannerLearningConfig(trials=1, trial_steps=3, initial_random_steps=10, total_steps=15)
+    result = learn_with_planner(env, policy, trainer, store, config)
+    assert [(trial.random, trial.length) for trial in result.trials] == [(True, 3), (True, 3), (False, 3)]

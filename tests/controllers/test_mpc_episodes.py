@@ -192,3 +192,18 @@ def test_a_belief_knows_what_an_observation_does_not() -> None:
     other, _ = evaluate_policy(blind, vec_env_of(make), n_eval_episodes=3, return_episode_rewards=True)
     assert length == [15] * 3
     assert np.mean(got) > -1.0 > np.mean(other)
+
+
+def test_a_belief_draws_anew_at_each_call_and_for_each_seed() -> None:
+    class Noisy(CartBelief):
+        def observe(self, *args: Any, generator: Generator) -> Belief:
+            drawn.append(float(th.rand(1, generator=generator)))
+            return super().observe(*args, generator=generator)
+
+    drawn: list[float] = []
+    for seed in (0, 0, 1):
+        policy, state = MPCPolicy(Noisy(), CEM(4, 1), 2, seed=seed), None
+        for _ in range(2):
+            _, state = policy.predict(np.zeros((1, 1), np.float32), state)
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4

@@ -92,3 +92,13 @@ def test_only_the_replaced_rows_change(had_elites: bool) -> None:
     wanted = start.elites if had_elites else start.actions[:, None].expand(-1, 3, -1, -1)
     assert got.elites[[0, 2]].equal(wanted[[0, 2]])  # type: ignore[index]
     assert start.actions.equal(ramp(3, 1, 4)[:, 0]), "a warm start is never changed in place"
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_rows_that_stay_give_their_sequence_in_place_of_elites_of_another_number(count: int) -> None:
+    start = start_of(rows=2)  # with three elites
+    new = WarmStart(-ramp(1, 1, 4)[:, 0], th.tensor([True]), -ramp(1, count, 4))
+    got = start.replaced(th.tensor([1]), new).elites
+    assert got is not None
+    assert got[0].equal(start.actions[:1].expand(count, -1, -1))
+    assert got[1].equal(new.elites[0])  # type: ignore[index]

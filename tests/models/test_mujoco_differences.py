@@ -88,6 +88,26 @@ def test_what_a_rollout_would_reset_goes_the_slow_way(tmp_path: Path, part):
     assert_follows(model, [env])
 
 
+def test_activations_of_actuators_belong_to_the_state(tmp_path: Path):
+    assets = Path(str(half_cheetah_v5.__file__)).parent / "assets"
+    text = (assets / "half_cheetah.xml").read_text().replace("<motor gear", '<general dyntype="filter" gear', 1)
+    (tmp_path / "slow.xml").write_text(text)
+    env = gymnasium.make("HalfCheetah-v5", xml_file=str(tmp_path / "slow.xml"))
+    assert env.unwrapped.model.na == 1
+    model = MujocoModel(env)
+    assert_follows(model, [env])
+    data = env.unwrapped.data
+    state = model.reset(rows(env.unwrapped._get_obs()), generator=generator())
+    vector = model.state_vector(state)
+    assert vector[0].tolist() == [*data.qpos, *data.qvel, *data.act]
+    assert data.act[0] != 0
+    moved = vector.clone()
+    moved[0, -1] = 0.25
+    data.act[0] = 0.25
+    _, one = model.step(model.with_state_vector(state, moved), th.zeros(1, 6), generator=generator())
+    assert_same(one, env.step(np.zeros(6, np.float32)), 0)
+
+
 @pytest.mark.parametrize("second", [False, True])
 def test_a_method_replaced_in_one_environment_alone_is_noticed(second):
     envs = [gymnasium.make("HalfCheetah-v5") for _ in range(2)]

@@ -368,3 +368,14 @@ def test_unsupported_spaces_raise_at_construction() -> None:
         MixedReplayBuffer(10, spaces.Box(0, 255, (4, 4, 3), np.uint8), ACTION)
     with pytest.raises(TypeError, match="Enumerate"):
         MixedReplayBuffer(10, OBS, spaces.MultiDiscrete([2, 2]))
+
+
+def test_a_buffer_that_is_reset_counts_from_zero() -> None:
+    buffer = make_buffer(n_envs=2)
+    fill(buffer, 4)
+    buffer.synthetic.add_batch(imagined(3), 1)
+    buffer.reset()
+    assert (buffer.real_steps, buffer.num_real, len(buffer.synthetic)) == (0, 0, 0)
+    fill(buffer, 2)
+    assert buffer.real_steps == 4
+    assert buffer.row_ids().tolist() == [0, 2, 1, 3]

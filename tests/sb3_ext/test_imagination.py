@@ -14,6 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_ext import imagination
+from sb3_ext.default_model import DefaultModel
 from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
 from sb3_ext.vec_env import ModelVecEnv
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
@@ -209,3 +211,29 @@ def test_ppo_balances_the_pendulum_within_ten_thousand_real_steps() -> None:
     env = gymnasium.make("InvertedPendulum-v5")
     result = learn_in_imagination(PPO, "InvertedPendulum-v5", 10_000, eval_env=env, seed=0)
     assert result.log[-1].eval_return >= 950
+
+
+def test_the_model_its_trainer_and_its_episodes_follow_the_seed(monkeypatch) -> None:
+    class Built(Exception):
+        pass
+
+    def seeds(seed: int) -> list[int]:
+        found = []
+
+        def build(vec_env, **kwargs):
+            found.append(kwargs["seed"])
+            return DefaultModel(small_ensemble(vec_env), ())
+
+        def train(dynamics, *, seed):
+            found.append(seed)
+            raise Built
+
+        monkeypatch.setattr(imagination, "build_default_dynamics", build)
+        monkeypatch.setattr(imagination, "default_trainer", train)
+        monkeypatch.setattr(ModelVecEnv, "seed", lambda self, seed=None: found.append(seed))
+        with pytest.raises(Built):
+            learn_in_imagination(small_ppo, real_env(), 10, config=SMALL, seed=seed)
+        return [found[0], found[1], found[-1]]  # in between the agent gives the episodes its own
+
+    assert seeds(5) == seeds(5)
+    assert len({*seeds(5), *seeds(6)}) == 6

@@ -10,8 +10,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mbrl_wrappers.models import FunctionModel
+from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.types import Transitions
 from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
+from sb3_ext.real_loop import RealLoop
 from tests.oracle import HIGH, LOW, DiscreteOracleEnv, OracleEnv, oracle_model, oracle_step
 from tests.sb3_ext.imagination_runs import NET, SMALL, real_env, small_ppo
 
@@ -237,3 +239,17 @@ def test_collecting_leaves_the_global_streams_alone(use_sde) -> None:
     assert th.equal(streams[0], streams[1])
     assert th.equal(streams[2], streams[3])
     assert not th.equal(streams[1], streams[2])
+
+
+def test_every_stream_of_the_loop_follows_its_seed() -> None:
+    agent = PPO("MlpPolicy", OracleEnv(), n_steps=4, batch_size=4, policy_kwargs=NET, seed=0)
+
+    def draws(seed: int) -> list:
+        env = OracleEnv()
+        loop = RealLoop(env, agent, TransitionStore(9, env.observation_space, env.action_space), seed=seed)
+        first, action = loop.observation.tolist(), env.action_space.sample().tolist()
+        return [first, action, th.rand(2, generator=loop._generator).tolist(), loop._eval_seed]
+
+    zero, again, one = draws(0), draws(0), draws(1)
+    assert zero == again
+    assert all(a != b for a, b in zip(zero, one, strict=True))

@@ -172,3 +172,13 @@ def test_members_take_the_rows_in_orders_of_their_own() -> None:
     assert [batch.shape[1] for batch in shuffled_batches(rows, 16, generator=th.Generator())] == [16, 16, 8]
     assert not th.equal(orders[0], orders[1])
     assert not th.equal(orders[1], orders[2])
+
+
+def test_the_holdout_is_its_formula() -> None:
+    for seed in range(40):
+        draws = np.random.default_rng(seed).random(400).tolist()
+        kept = [i for i in range(400) if draws[i] < max(min(0.2, 12 / (i + 1)), 0.05)]
+        kept = sorted({*kept, min(range(10), key=draws.__getitem__)}, key=draws.__getitem__)
+        split = split_holdout(th.arange(400), 0.2, 12, seed=seed)
+        assert split.holdout.tolist() == sorted(kept[:12])
+        assert split.train.tolist() == [i for i in range(400) if i not in kept]

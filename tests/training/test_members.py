@@ -115,3 +115,14 @@ def test_the_elites_left_take_the_places_of_those_that_are_not_finite() -> None:
         model.net.linear_layers()[0].weight.fill_(th.nan)
     with pytest.raises(ValueError, match="No member of the ensemble predicts finite numbers"):
         Trainer(model, FitConfig(max_epochs=2)).fit(oracle_rows(100))
+
+
+def test_the_moments_of_one_member_are_forgotten() -> None:
+    trainer = Trainer(make_model(num_members=3), FitConfig(batch_size=64), seed=0)
+    trainer.fit(oracle_rows(100), max_gradient_steps=2)
+    trainer._forget_moments(th.tensor([False, True, False]))
+    for state in trainer._optimizer.state.values():
+        for moments in (state["exp_avg"], state["exp_avg_sq"]):
+            assert not moments[1].any()
+            assert moments[0].any()
+            assert moments[2].any()

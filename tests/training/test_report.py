@@ -12,7 +12,7 @@ import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers import EnsembleDynamics, EnsembleOptions, FitConfig, FitReport, Trainer, Transitions
-from mbrl_wrappers.models.gaussian_ensemble import Examples
+from mbrl_wrappers.models.gaussian_ensemble import Examples, Outputs
 from mbrl_wrappers.tasks import never_terminates
 from mbrl_wrappers.training.report import calibrate_termination, holdout_quality, termination_problem
 
@@ -193,3 +193,13 @@ def test_too_few_terminations_to_know_is_said(rate: float, said: str) -> None:
     _, messages = fit(rows_that_end(600, rate, learnable=True), max_gradient_steps=5)
     assert len(messages) == 1
     assert said in messages[0]
+
+
+def test_the_spread_of_the_log_variance_is_over_rows_and_a_mean_over_elites() -> None:
+    model = linear_model([[0.0] * 4] * 2, termination_fn=never_terminates)
+    first = th.tensor([[0.0, 3.0], [2.0, 3.0], [0.0, 3.0], [2.0, 3.0]])
+    second = th.tensor([[0.0, 5.0], [4.0, 5.0], [0.0, 5.0], [4.0, 5.0]])
+    outputs = Outputs(th.zeros(2, 4, 2), th.stack([first, second]), None)
+    model.elite_outputs = lambda inputs: outputs  # type: ignore[method-assign]
+    quality = holdout_quality(model, Examples(th.zeros(4, 3), th.randn(4, 2), th.zeros(4)))
+    assert quality.log_variance_spread == pytest.approx((1.5, 0.0))

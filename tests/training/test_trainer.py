@@ -19,7 +19,7 @@ from mbrl_wrappers import (
 )
 from mbrl_wrappers.models.gaussian_ensemble import Examples
 from mbrl_wrappers.tasks import never_terminates
-from mbrl_wrappers.training.dataset import split_holdout
+from mbrl_wrappers.training.dataset import Split, split_holdout
 from tests.oracle import oracle_reward
 from tests.training.fits import fit, make_model, oracle_rows
 
@@ -306,13 +306,19 @@ def test_small_gains_add_up_to_an_improvement(monkeypatch: pytest.MonkeyPatch) -
     assert report.epochs == 1
 
 
-def test_two_seeds_hold_out_other_rows_and_learn_other_weights() -> None:
+def test_two_seeds_hold_out_other_rows_and_learn_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def fitted(seed: int) -> tuple[list[int], th.Tensor]:
         model = make_model()
-        trainer = Trainer(model, FitConfig(max_epochs=2), seed=seed)
-        trainer.fit(oracle_rows(200))
-        split = split_holdout(th.arange(200), 0.2, 5000, seed=trainer._split_seed)
-        return split.holdout.tolist(), th.nn.utils.parameters_to_vector(model.parameters())
+        Trainer(model, FitConfig(max_epochs=2), seed=seed).fit(oracle_rows(200))
+        return held_out.pop(), th.nn.utils.parameters_to_vector(model.parameters())
+
+    def split(*args: Any, **kwargs: Any) -> Split:
+        found = split_holdout(*args, **kwargs)
+        held_out.append(found.holdout.tolist())
+        return found
+
+    held_out: list[list[int]] = []
+    monkeypatch.setattr("mbrl_wrappers.training.trainer.split_holdout", split)
 
     first, second = fitted(0), fitted(1)
     assert first[0] != second[0]
