@@ -209,3 +209,14 @@ def test_a_second_agent_does_not_wait_for_the_schedule_of_the_first() -> None:
     second.learn(25, callback=callback)
     assert [len(call["row_ids"]) for call in calls] == [20, 40, 20]
     assert calls[-1]["transitions"].obs.equal(second.replay_buffer.real_transitions().obs[:20])
+
+
+def test_an_agent_that_comes_back_does_not_wait_for_the_schedule_of_another() -> None:
+    env = oracle_env()
+    callback, calls = spied(env)
+    first, second = (make_agent(SAC, env, gradient_steps=0, seed=seed) for seed in (0, 1))
+    first.learn(20, callback=callback)
+    second.learn(20, callback=callback)
+    first.learn(1, callback=callback, reset_num_timesteps=False)
+    assert [len(call["row_ids"]) for call in calls] == [20, 20, 21]
+    assert calls[-1]["transitions"].obs.equal(first.replay_buffer.real_transitions().obs)
