@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -324,3 +325,23 @@ def test_problems_are_searched_by_themselves() -> None:
     assert planner.plan(problem, th.zeros(1, 2, 2), generator=generator()).value.tolist() == [
         pytest.approx(both.value[0])
     ]
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_simulations_under_way_count_as_if_they_had_returned_the_lowest(guided: bool) -> None:
+    tree = SearchTree(Node(0, b"", False), "one", random.Random(0))
+    tree.open(tree.root, 2, [0.5, 0.5])
+    tree.low, tree.high, tree.root.visits = 0.0, 1.0, 4
+    for edge, value in zip(tree.root.edges, (1.0, 0.8), strict=True):
+        edge.visits, edge.value = 2, value
+    # Shares of the best and of the other: 1 and 0.8, then 2/3 and 0.8, then 2/3 and 1.6/3.
+    assert [tree.select(tree.root, 0.0, guided).action for _ in range(3)] == [0, 1, 0]
+
+
+def test_of_actions_visited_equally_the_one_of_higher_value_is_the_best() -> None:
+    tree = SearchTree(Node(0, b"", False), "one", random.Random(0))
+    tree.open(tree.root, 3, None)
+    assert tree.root.best is None
+    for edge, visits, value in zip(tree.root.edges, (2, 2, 1), (0.5, 0.75, 9.0), strict=True):
+        edge.visits, edge.value = visits, value
+    assert tree.root.best is tree.root.edges[1]
