@@ -345,3 +345,10 @@ def test_of_actions_visited_equally_the_one_of_higher_value_is_the_best() -> Non
     for edge, visits, value in zip(tree.root.edges, (2, 2, 1), (0.5, 0.75, 9.0), strict=True):
         edge.visits, edge.value = visits, value
     assert tree.root.best is tree.root.edges[1]
+
+
+def test_values_that_differ_by_rounding_alone_have_no_scale() -> None:
+    tree = SearchTree(Node(0, b"", False), "one", random.Random(0))
+    for high, scale in ((-1e6 + 1e-4, 0.0), (-1e6 + 2.0, 0.5)):
+        tree.low, tree.high = -1e6, high
+        assert tree.scale == scale
