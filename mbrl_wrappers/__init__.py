@@ -20,6 +20,7 @@ from mbrl_wrappers.tabular_data import TabularTransitions
 from mbrl_wrappers.tasks.mazes import register_mazes
 from mbrl_wrappers.training import FitConfig, Trainer
 from mbrl_wrappers.types import DynamicsModel, LatentModel, Limits, Prediction, RolloutPolicy, Transitions
+from mbrl_wrappers.unroll import Unrolled, unroll
 
 __version__ = "0.1.0"
 
@@ -46,11 +47,13 @@ __all__ = [
     "TransitionStore",
     "Transitions",
     "UniformStarts",
+    "Unrolled",
     "WithReward",
     "branched_rollout",
     "load",
     "save",
     "tasks",
+    "unroll",
 ]
 
 register_envs()

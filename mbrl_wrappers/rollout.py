@@ -11,6 +11,7 @@ from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.ranges import finite_rows
 from mbrl_wrappers.rows import take_rows
+from mbrl_wrappers.starts import check_starts
 from mbrl_wrappers.types import DynamicsModel, Limits, RolloutPolicy, S, Transitions
 
 
@@ -60,13 +61,8 @@ def branched_rollout(
             predictions have other shapes than they should.
     """
     size = model.observation_space.shape[0]
-    if starts.ndim != 2 or starts.shape[1] != size:
-        raise ValueError(f"starts must have shape (B, {size}) as the model's observations, got {tuple(starts.shape)}.")
-    if not len(starts):
-        raise ValueError("starts is empty: there is no state to branch from.")
+    check_starts(model, starts)
     at_least("length", length)
-    if not finite_rows(starts.reshape(1, -1)):
-        raise ValueError("starts must be finite: remove rows with NaN or infinity before branching from them.")
     limits = limits or getattr(model, "limits", None) or Limits.none(size)
     obs = starts.to(model.device, model_dtype(model))
     branch = th.arange(len(obs), device=obs.device)

@@ -322,3 +322,23 @@ class RolloutPolicy(Protocol):
     def __call__(self, obs: Tensor, *, generator: Generator) -> Tensor:
         """Choose one model action per row."""
         ...
+
+
+class DifferentiablePolicy(Protocol):
+    """A stochastic policy whose draws carry gradients: what :func:`mbrl_wrappers.unroll.unroll` acts with."""
+
+    def sample(self, obs: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
+        r"""Draw one model action per row by the reparameterisation :math:`a = f_\theta(s, \epsilon)`.
+
+        The noise :math:`\epsilon` comes from ``generator`` alone, so gradients flow to the policy's parameters and to
+        ``obs``.
+
+        Args:
+            obs: ``(B, O)`` in raw units.
+            generator: source of the noise, on the device of ``obs``.
+
+        Returns:
+            Model actions ``(B, A)`` and their log-probabilities ``(B,)``; None in place of these for a deterministic
+            policy, which has none.
+        """
+        ...
