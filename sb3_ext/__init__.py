@@ -1,5 +1,6 @@
 """Stable-Baselines3 agents on learned models: the only package of this project that imports SB3."""
 
+from sb3_ext.actor_policy import ActorPolicy
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.agent_prior import AgentPrior
 from sb3_ext.agent_value import AgentValue
@@ -13,6 +14,7 @@ from sb3_ext.vec_env import ModelVecEnv
 
 __all__ = [
     "ActWithAverage",
+    "ActorPolicy",
     "AgentPolicy",
     "AgentPrior",
     "AgentValue",
