@@ -24,7 +24,7 @@ class FrozenWeights:
     """
 
     def __init__(self, model: object) -> None:
-        self._weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+        self._weights: list[Tensor] = list(model.parameters()) if isinstance(model, nn.Module) else []
 
     def call(self, compute: Callable[..., T], *inputs: Any, generator: Generator) -> T:
         """``compute(*inputs, generator=generator)``, differentiable in the inputs alone.

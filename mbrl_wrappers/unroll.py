@@ -187,7 +187,7 @@ def _kept(valid: Tensor, step: _UnrolledStep) -> _UnrolledStep:
 
 def _going_on(alive: Tensor, following: S, before: S) -> S:
     """The state that the next step starts from: rows that are not alive stay where they were."""
-    return map_tensors(lambda new, old: th.where(_like(alive, new), new, old.detach()), following, before)
+    return map_tensors(lambda new, old: th.where(_like(alive, new), new, old), following, before)
 
 
 def _assembled(last_obs: Tensor, steps: Sequence[_UnrolledStep], alive: Sequence[Tensor], action_size: int) -> Unrolled:

@@ -303,6 +303,36 @@ def test_weights_that_only_a_function_knows_are_found(hidden_in: str) -> None:
     assert float(gain.grad) == pytest.approx(-2.75, abs=0.1)
 
 
+def test_finding_hidden_weights_draws_nothing_twice() -> None:
+    """A stochastic model that hides a network predicts with gradients what it predicts without."""
+    net = nn.Linear(1, 1, dtype=th.float64)
+
+    class Noisy(FunctionModel):
+        def step(self, state, action, *, generator):  # type: ignore[no-untyped-def]
+            following, prediction = super().step(state, action, generator=generator)
+            noisy = prediction.next_obs + th.randn(len(action), 1, generator=generator, dtype=th.float64)
+            return following._replace(obs=noisy), prediction._replace(next_obs=noisy)
+
+    space = line(root)
+    model = Noisy(
+        space.observation_space, space.action_space, lambda obs, action: (net(obs) + action, obs[:, 0], never(obs))
+    )
+    gain = th.tensor(0.1, dtype=th.float64, requires_grad=True)
+    starts = th.ones(3, 1, dtype=th.float64)
+    found = unroll(model, Gain(gain, noise=0.1), starts, 3, generator=generator())
+    with th.no_grad():
+        assert unroll(model, Gain(gain, noise=0.1), starts, 3, generator=generator()).obs.equal(found.obs)
+
+
+def test_a_module_is_asked_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = ensemble(), []
+    monkeypatch.setattr(
+        model, "step", lambda *args, **kwargs: calls.append(1) or EnsembleDynamics.step(model, *args, **kwargs)
+    )
+    unroll(model, Tanh(), th.zeros(2, 3), 4, generator=generator())
+    assert len(calls) == 4
+
+
 def test_a_policy_that_shares_a_network_with_its_model_keeps_its_gradient() -> None:
     shared = nn.Linear(1, 1, bias=False, dtype=th.float64)
     nn.init.constant_(shared.weight, 0.5)
