@@ -141,6 +141,18 @@ def test_with_state_dependent_exploration_the_log_probability_is_sb3s_own(name: 
             drawn.detach().numpy() if policy.squash_output else 2 * (in_env_units - LOW) / (HIGH - LOW) - 1,
             atol=1e-5,
         )
+        if not policy.squash_output:
+            weights = [*policy.mlp_extractor.policy_net.parameters(), policy.log_std]
+            gradients = [
+                th.autograd.grad(side.sum(), weights, retain_graph=True, allow_unused=True)
+                for side in (log_prob, wanted)
+            ]
+            for ours, theirs in zip(*gradients, strict=True):
+                # The features get none from the spread where SB3 does not learn it.
+                zero = th.zeros(())
+                th.testing.assert_close(
+                    (zero if ours is None else ours).sum(), (zero if theirs is None else theirs).sum()
+                )
     # SB3 inverts the tanh, which float32 does exactly only away from its edges.
     rows = (action.abs() < 0.99).all(1) if policy.squash_output else th.ones(len(OBS), dtype=th.bool)
     assert rows.any()
