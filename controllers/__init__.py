@@ -1,4 +1,4 @@
-"""Planning with any model. Planners see protocols only: never a concrete model, an environment or an agent."""
+"""Planners and MPC for any model. They depend on protocols only, not on concrete models, environments or agents."""
 
 from controllers.learning import PlannerLearningConfig, learn_with_planner
 from controllers.learning_reports import PlannerLearningResult, StepReport, TrialReport

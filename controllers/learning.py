@@ -1,4 +1,4 @@
-"""Learning a model by acting on its plans: collect with the planner, refit, repeat (PETS)."""
+"""Model-based learning with a planner (PETS): collect data with the planner, refit the model, repeat."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ GymEnv = gymnasium.Env[Any, Any]
 
 @dataclass(frozen=True)
 class PlannerLearningConfig:
-    """How long to learn, and how often the model is refitted. Real steps are what counts.
+    """Length of a training run and frequency of model fits. Steps are steps of the real environment.
 
     Attributes:
         total_steps: real steps in all, random ones included; None for no limit.
         trials: trials with the planner, those of an earlier part of the run included; None for no limit.
-        trial_steps: a trial is one episode, cut after so many steps.
+        trial_steps: maximum length of a trial, which is one episode.
         initial_random_steps: real steps with uniformly random actions before the first fit.
         train_freq: real steps between fits; None fits after every trial.
-        max_gradient_steps: of one fit; None leaves it to the trainer.
+        max_gradient_steps: limit of gradient steps per fit; None leaves the limit to the trainer.
     """
 
     total_steps: int | None = None
@@ -67,10 +67,10 @@ def learn_with_planner(
     Random trials come first, until there are ``initial_random_steps`` transitions. Then every trial executes the plans
     of ``policy`` and stores what really happened, and the model is refitted to all of it.
 
-    All draws of a trial follow from ``(seed, trial)``. So a run that was saved between two trials goes on as if it had
-    never stopped: pass the saved model (in ``policy`` and ``trainer``), the saved store and the reports so far as
-    ``earlier``. Only what a trainer keeps from fit to fit (the moments of its optimiser, its stream) is lost, unless it
-    begins anew with every fit. :func:`~controllers.save_progress` and :func:`~controllers.load_progress` do the saving.
+    All draws of a trial are seeded by ``(seed, trial)``, so a run saved between two trials can be resumed with the same
+    result: pass the saved model (in ``policy`` and ``trainer``), the saved store and the reports so far as ``earlier``.
+    Trainer state that persists between fits (optimiser moments, random stream) is the exception: it is not saved.
+    :func:`~controllers.save_progress` and :func:`~controllers.load_progress` do the saving.
 
     Args:
         env: the real environment.
@@ -85,7 +85,7 @@ def learn_with_planner(
             under way (its transitions are stored).
 
     Raises:
-        ValueError: if model, trainer, store and environment do not belong together, and if the environment or a plan
+        ValueError: if model, trainer, store and environment do not match, and if the environment or a plan
             diverges.
     """
     config = config or PlannerLearningConfig()
@@ -209,7 +209,7 @@ class _Learning:
 
 
 def _check_parts(env: GymEnv, policy: MPCPolicy[Any], trainer: ModelTrainer, store: TransitionStore) -> None:
-    """Raise a ``ValueError`` unless the parts of a run belong together."""
+    """Raise a ``ValueError`` unless environment, policy, trainer and store match."""
     if trainer.model is not policy.model:
         raise ValueError("The trainer fits another model than the policy plans in: build it as Trainer(policy.model).")
     for what, model, real in (

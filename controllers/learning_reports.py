@@ -13,7 +13,7 @@ from mbrl_wrappers.fitting import FitReport
 
 
 class StepReport(NamedTuple):
-    """The run after a real step.
+    """Progress of the run after one step of the real environment.
 
     Attributes:
         trial: number of the trial.
@@ -21,7 +21,7 @@ class StepReport(NamedTuple):
         length: steps of this trial so far.
         real_return: its rewards so far.
         real_steps: of the whole run.
-        plan: the report of the plan made for this step; None when an older one went on, or the action was random.
+        plan: report of the plan made at this step; None if an earlier plan was still executed or the action was random.
     """
 
     trial: int
@@ -41,13 +41,13 @@ class TrialReport:
         random: whether actions were random.
         real_return: sum of real rewards.
         length: steps.
-        terminated: whether the task ended it; otherwise it was cut.
+        terminated: whether the episode terminated; False if it was truncated.
         real_steps: of the whole run, this trial included.
-        fit: of the last fit during or after this trial; None when there was none.
+        fit: report of the last fit during or after this trial; None when there was none.
         plans: how many plans were made.
         plan_milliseconds: median wall time of a plan.
         model_calls: transitions predicted for planning.
-        warm_start_value: mean score of what plans started from.
+        warm_start_value: mean score of the warm starts.
         best_value: mean score of the best candidate.
         mean_value: mean score of the last candidates.
     """
@@ -102,7 +102,7 @@ OnStep = Callable[[StepReport], "bool | None"]
 """Called after every real step; False stops the run there."""
 
 OnTrial = Callable[[TrialReport], None]
-"""Called after every trial and its fit: the moment to save."""
+"""Called after every trial and its fit, where progress can be saved."""
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:

@@ -26,7 +26,7 @@ S = TypeVar("S")
 
 
 class Objective(TypedDict, total=False):
-    """What :class:`MPCPolicy` hands on to each :class:`~controllers.PlanningProblem`, by the same names."""
+    """Keyword arguments that :class:`MPCPolicy` passes to each :class:`~controllers.PlanningProblem`."""
 
     discount: float
     particles: int
@@ -37,7 +37,7 @@ class Objective(TypedDict, total=False):
 
 @runtime_checkable
 class ObservationEncoder(Protocol):
-    """A model whose environments show numbers of states, and that knows the rows it reads instead."""
+    """A model whose environments return state indices, which it encodes as its own observation rows."""
 
     def encode(self, observation: Any) -> Tensor:
         """Observations ``(B,)`` of the environments as rows ``(B, O)``."""
@@ -45,7 +45,7 @@ class ObservationEncoder(Protocol):
 
 
 class MPCState(NamedTuple):
-    """What one ``predict`` passes to the next, one row per environment.
+    """State passed from one call of ``predict`` to the next, one row per environment.
 
     Attributes:
         actions: ``(N, H, A)`` the plan under way.
@@ -119,7 +119,7 @@ class MPCPolicy(Generic[S]):
         self.last_plan: Plan | None = None
         self.last_problem: PlanningProblem[S] | None = None
         nowhere = th.zeros(1, *model.observation_space.shape)
-        PlanningProblem(model, nowhere, horizon, **objective)  # what is wrong with the objective shows here, not later
+        PlanningProblem(model, nowhere, horizon, **objective)  # raises errors in the objective now
 
     def predict(
         self,
@@ -132,7 +132,7 @@ class MPCPolicy(Generic[S]):
 
         Args:
             observation: one observation ``(O,)`` or a batch ``(N, O)`` of raw observations; where the model encodes
-                numbers of states, also ``()`` or ``(N,)`` of these.
+                state indices, also indices ``()`` or ``(N,)``.
             state: what the previous call returned; None at first.
             episode_start: ``(N,)`` bool, rows whose episode begins with this observation.
             deterministic: has no effect, because planning adds no noise to what it executes; it is part of the

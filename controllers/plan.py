@@ -23,7 +23,7 @@ class PlannerMemory(Protocol):
 
 
 class WarmStart(NamedTuple):
-    """What the previous plan leaves to the next one, in model actions.
+    """Sequences and memory that one plan passes to the next, in model actions.
 
     Attributes:
         actions: ``(N, H, A)`` the sequence to start from.
@@ -108,7 +108,7 @@ class PlanReport(NamedTuple):
     r"""What a plan cost and how its candidates compare; ``(N,)`` tensors have one value per problem, NaN for none.
 
     Attributes:
-        warm_start_value: score of the sequence started from.
+        warm_start_value: score of the warm start.
         best_value: the best score of all candidates.
         mean_value: mean score of the last iteration's finite candidates.
         effective_sample_size: candidates that carry the result: :math:`1 / \sum w^2` with MPPI's weights, CEM's elites.
@@ -118,8 +118,8 @@ class PlanReport(NamedTuple):
         model_seconds: the part of it spent in scoring.
         converged: for methods that know: whether they met their tolerance, ``(N,)`` bool; None otherwise.
         iterations: improvement steps taken.
-        spread: how far the returns of the particles lie apart for the sequence to execute, and what of that is
-            disagreement between the members of the model; None for planners that follow a single row.
+        spread: standard deviation of the particles' returns for the sequence to execute, split into disagreement
+            between the members of the model and noise; None for planners that follow a single row.
     """
 
     warm_start_value: Tensor

@@ -30,7 +30,7 @@ TerminalValue = Callable[[Tensor], Tensor]
 
 
 class Evaluation(NamedTuple):
-    """What candidates came to.
+    """Scores and returns of candidates.
 
     Attributes:
         scores: ``(N, P)``, minus infinity for candidates that failed.
@@ -155,7 +155,7 @@ class PlanningProblem(Generic[S]):
 
     @property
     def middle(self) -> Tensor:
-        """A harmless action ``(A,)``: the middle of a range, zero in an unbounded one, the first Discrete one."""
+        """The default action ``(A,)``: the middle of a range, zero in an unbounded one, the first Discrete one."""
         if self.codec.groups:
             return th.cat([th.eye(size)[0] for size in self.codec.groups]).to(self.device)
         low, high = self.bounds
@@ -181,7 +181,7 @@ class PlanningProblem(Generic[S]):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the model says that it is the true environment (``model.exact``)."""
+        """Whether the model is the true environment, according to ``model.exact``."""
         return bool(getattr(self.model, "exact", False))
 
     def score(self, actions: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -214,7 +214,7 @@ class PlanningProblem(Generic[S]):
         problems, population = actions.shape[:2]
         if isinstance(self.start, Tensor):  # one precision for both, the higher one
             actions = actions.to(th.promote_types(actions.dtype, self.start.dtype))
-        # A simulator must not see NaN: such candidates do nothing, and fail.
+        # Simulators must not see NaN: such candidates take the default action, and fail.
         usable = actions.isfinite().all(3).all(2)  # (N, P)
         actions = th.where(usable[:, :, None, None], actions, self.middle.to(actions.dtype))
         # Candidates outermost: the blocks that share their random draws are then consecutive.
@@ -226,7 +226,7 @@ class PlanningProblem(Generic[S]):
         scores = self.risk(returns)
         if scores.shape != returns.shape[:2]:
             raise ValueError(f"risk must reduce {tuple(returns.shape)} over particles, got {tuple(scores.shape)}.")
-        # Whatever a risk makes of a particle at minus infinity (NaN, or nothing at all), the candidate failed.
+        # A candidate with a failed particle fails, whatever score the risk returns for it.
         valid = usable & returns.isfinite().all(2).t() & scores.isfinite().t()
         return Evaluation(th.where(valid, scores.t(), -th.inf), returns.transpose(0, 1), members)
 
@@ -281,7 +281,7 @@ class PlanningProblem(Generic[S]):
         return th.where(failed, -th.inf, total)
 
     def end_values(self, obs: Tensor) -> Tensor:
-        """What states at the horizon that show ``obs (B, O)`` are worth, ``(B,)``; 0 without a ``terminal_value``.
+        """Terminal values ``(B,)`` of states with observations ``obs (B, O)``; 0 without a ``terminal_value``.
 
         Raises:
             ValueError: if ``terminal_value`` returns another shape.
@@ -294,7 +294,7 @@ class PlanningProblem(Generic[S]):
         return value
 
     def _predictions(self, state: S, actions: Tensor, groups: int, generator: Generator) -> Iterator[Prediction]:
-        """The predictions of ``B`` rows step by step, by the fastest way of rolling that the model offers."""
+        """The predictions of ``B`` rows step by step, by the fastest rollout method that the model offers."""
         rows, size = len(actions), self.model.observation_space.shape[0]
         if isinstance(self.model, SequenceModel):
             whole = self.model.rollout(state, actions, generator=generator, groups=groups)
@@ -311,7 +311,7 @@ class PlanningProblem(Generic[S]):
 
     @property
     def is_differentiable(self) -> bool:
-        """Whether gradients flow from actions to what the model predicts, in the way :meth:`score` rolls it."""
+        """Whether gradients flow from actions to what the model predicts, in the rollout that :meth:`score` uses."""
         generator = torch_generator(0, self.device)
         with th.enable_grad():
             actions = self.middle.expand(self.num_problems, *self.sequence_shape).clone().requires_grad_()

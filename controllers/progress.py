@@ -1,4 +1,4 @@
-"""A run of :func:`~controllers.learn_with_planner` on disk: model, data and reports, whole or not at all."""
+"""Atomic checkpoints of a run of :func:`~controllers.learn_with_planner`: model, data and reports."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def save_progress(
 ) -> Path:
     """Write everything that a run needs to go on; what an earlier call wrote is replaced.
 
-    The files are written to a folder of their own that is renamed when it is complete, so a kill at any moment leaves
-    the progress of one trial or of the one before it.
+    The files are written to a folder of their own that is renamed when it is complete, so a process killed at any
+    moment leaves a complete checkpoint, of this trial or the one before.
 
     Args:
         folder: where to; made when missing.

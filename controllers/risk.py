@@ -64,7 +64,7 @@ class CVaR:
     r"""Conditional value at risk: the mean of the worst share of the particles (Rockafellar and Uryasev 2000).
 
     With :math:`m = \alpha K` the :math:`\lfloor m \rfloor` lowest returns count fully and the next one counts
-    :math:`m - \lfloor m \rfloor`, so that nothing needs to divide anything.
+    :math:`m - \lfloor m \rfloor`, so :math:`m` need not be an integer.
 
     Attributes:
         fraction: ``alpha`` in (0, 1]; 1 is the mean.

@@ -1,4 +1,4 @@
-"""How far the returns of a plan's particles lie apart, and why: the members disagree, or the draws differ."""
+"""Spread of the returns of a plan's particles, split into disagreement of the members and noise."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ReturnSpread(NamedTuple):
 
     The aleatoric part is the pooled variance of particles that follow the same member, the epistemic one the variance
     of the members' means less what the aleatoric part adds to it by chance (analysis of variance, as in Chua et al.
-    2018, section 5.1, with particles for draws). It is the disagreement of the members that came up, which is what
-    the model does not know only as far as the ensemble shows that.
+    2018, section 5.1, with particles for draws). The epistemic part measures the disagreement of the members drawn, so
+    it covers model uncertainty only as far as the ensemble does.
 
     Attributes:
         total: deviation of all particles (divisor ``K``), NaN for a single one.

@@ -17,8 +17,8 @@ SLACK = 0.1
 def limits_from(model: DynamicsModel[Any], start: Tensor | None) -> Limits | None:
     """The model's ``limits`` as they are now, widened to contain all of ``start (N, O)``; None where it has none.
 
-    They are widened because a plan has to begin somewhere: from outside of the limits it may lead back or go on along
-    the edge, and :data:`SLACK` leaves it the noise and the momentum of its first steps.
+    Widening lets plans from a start outside of the limits be valid: they may lead back or go on along the edge, and
+    :data:`SLACK` allows for the noise and the momentum of the first steps.
     """
     limits: Limits | None = getattr(model, "limits", None)
     if limits is None or start is None:

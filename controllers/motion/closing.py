@@ -1,4 +1,4 @@
-"""Correcting all actions of a plan a little, so that a path that ends near the goal ends at the goal."""
+"""Small corrections of all actions of a plan, which move the end of its path from near the goal to the goal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.rows import take_rows
 from mbrl_wrappers.seeding import draw_seed, torch_generator
 
-NUDGE = 1e-2  # of an action, in model units, to see what it moves
-RIDGE = 1e-3  # how much a correction costs against the gap it closes
+NUDGE = 1e-2  # finite-difference step of an action, in model units
+RIDGE = 1e-3  # weight lambda of the size of a correction, relative to the remaining gap
 
 
 @th.no_grad()
@@ -33,8 +33,8 @@ def close_gap(
 ) -> KinodynamicPlan:
     r"""Correct all actions together so that the path ends at the goal, adding steps where it must (Gauss-Newton).
 
-    With :math:`g` the gap at the end and :math:`J` what the actions move there, by one batched rollout of all nudged
-    plans, each iteration solves
+    With :math:`g` the gap at the end and :math:`J` its Jacobian in the actions, by finite differences in one batched
+    rollout, each iteration solves
 
     .. math:: \min_\delta |J \delta + g|^2 + \lambda^2 |\delta|^2, \qquad low \le a + \delta \le high.
 
@@ -52,7 +52,7 @@ def close_gap(
         A plan whose path is free and ends within ``tolerance``, or ``plan`` itself where none was found.
 
     Raises:
-        TypeError: for discrete actions, which cannot be corrected by a little.
+        TypeError: for discrete actions, which have no small corrections.
     """
     if problem.codec.groups:
         raise TypeError(
@@ -78,7 +78,7 @@ def close_gap(
 def _corrected(
     problem: KinodynamicProblem[Any], actions: Points, tolerance: float, iterations: int, seed: int
 ) -> tuple[Points, Points]:
-    """The actions ``(H, A)`` after as many corrections as help, and their path ``(H + 1, D)``."""
+    """The actions ``(H, A)`` after all corrections that reduce the gap, and their path ``(H + 1, D)``."""
     low, high = (np.tile(edge.double().numpy(), len(actions)) for edge in problem.codec.bounds)
     weights = problem.weights[~problem.is_free]
     goal = problem.goal[~problem.is_free]
@@ -96,7 +96,7 @@ def _corrected(
             break
         system = np.concatenate([moved, RIDGE * np.eye(len(flat))])
         sides = np.concatenate([-left, np.zeros(len(flat))])
-        room = 1e-9  # the solver wants bounds that differ
+        room = 1e-9  # the solver needs low < high
         delta = lsq_linear(system, sides, (np.minimum(low - flat, 0) - room, np.maximum(high - flat, 0) + room)).x
         tried = np.clip(flat + delta, low, high).reshape(actions.shape).astype(np.float32).astype(np.float64)
         reached = _roll(problem, tried[None], seed)[:, 0]
@@ -107,7 +107,7 @@ def _corrected(
 
 
 def _roll(problem: KinodynamicProblem[Any], actions: Points, seed: int) -> Points:
-    """Coordinates ``(H + 1, B, D)`` of plans ``(B, H, A)``; NaN after a step that no plan may go on from."""
+    """Coordinates ``(H + 1, B, D)`` of plans ``(B, H, A)``; NaN from a termination or an invalid prediction on."""
     model, generator = problem.model, torch_generator(seed, problem.model.device)
     start = problem.begin(generator)
     rows: Tensor = th.zeros(len(actions), dtype=th.long, device=model.device)

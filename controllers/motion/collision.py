@@ -45,7 +45,7 @@ class Checker:
         return free
 
     def roughly_valid(self, starts: Points, ends: Points) -> NDArray[np.bool_]:
-        """Which edges from ``starts`` to ``ends``, ``(B, D)``, pass a look at every sixteenth point, ``(B,)``."""
+        """Which edges from ``starts`` to ``ends``, ``(B, D)``, are free at every sixteenth point, ``(B,)``."""
         return self._edges(starts, ends, COARSE * self.region.resolution)
 
     def finely_valid(self, starts: Points, ends: Points) -> NDArray[np.bool_]:

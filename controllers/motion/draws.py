@@ -1,4 +1,4 @@
-"""Where tree planners draw from: one stream, and points in boxes and ellipsoids."""
+"""Random draws of tree planners: the random stream, and uniform points in boxes and ellipsoids."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class InformedPoints:
         while True:
             while self._drawn:
                 point = self._drawn.pop()
-                # Drawn for the cost of its time, which may have fallen since.
+                # The point was drawn for an earlier cost, which may have fallen since.
                 if self.contains(point[None], cost)[0]:
                     return point
             points = self._centre + self._ball() * self._half_axes(cost) @ self._axes.T
@@ -87,7 +87,7 @@ class InformedPoints:
             self._drawn = list(points[inside])
 
     def _half_axes(self, cost: float) -> Points:
-        # A little wider than the last digit of ``cost``, so that rounding never leaves nothing to draw.
+        # Widened by more than the rounding error of ``cost``, so that the ellipsoid always contains points.
         cost = max(cost, self.shortest) * (1 + 1e-12)
         axes = np.full(len(self._centre), math.sqrt(cost**2 - self.shortest**2) / 2)
         axes[0] = cost / 2

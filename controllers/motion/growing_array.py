@@ -23,7 +23,7 @@ class GrowingArray(Generic[Scalar]):
 
     @property
     def rows(self) -> NDArray[Scalar]:
-        """All rows so far, a view that may be written to; the next ``append`` may leave it behind."""
+        """A writable view of all rows so far; the next ``append`` may reallocate, and the view is then stale."""
         return self._rows[: self._count]
 
     def append(self, row: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a geometric search is given and what it comes back with, in metric coordinates."""
+"""Inputs and results of a geometric search, in metric coordinates."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ class KinodynamicRRT:
 
     Each round draws ``batch`` points, one in ``goal_bias`` of them at the goal, takes a node for each, and lets the
     model try ``controls`` random actions from it, each held for a random number of steps, all in one call per step.
-    The end nearest to the point becomes a node. A way that passes within ``goal_tolerance`` of the goal ends there.
+    The end nearest to the point becomes a node. A path that passes within ``goal_tolerance`` of the goal ends there.
 
     With ``sparsity`` :math:`\delta > 0` this is stable sparse RRT (SST; Li, Littlefield and Bekris 2016): of all nodes
-    within :math:`2\delta` of a point the one that took the fewest steps is extended, and within :math:`\delta` of a
-    witness only the quickest node is extended at all. It uses all its nodes, and finds ever quicker ways. With 0 it is
-    plain RRT: the nearest node is extended and the first way found is returned.
+    within :math:`2\delta` of a drawn point, the one with the fewest steps is extended, and of all nodes within
+    :math:`\delta` of a witness, only the one with the fewest steps can be extended. It uses all its nodes, and keeps
+    shortening its path. With 0 it is plain RRT: the nearest node is extended and the first path found is returned.
 
     Attributes:
         controls: actions tried per extension, ``m``.
@@ -101,7 +101,7 @@ class _Extension(NamedTuple):
         holds: ``(R,)`` steps for which each action is held.
         states: the model's after each step, ``T`` of them with ``R`` rows.
         places: ``(T, R, D)`` coordinates after each step.
-        reached: ``(T, R)`` bool, whether the row lives up to this step, is held so long and saw no obstacle.
+        reached: ``(T, R)`` bool, whether the row is valid, held and clear of obstacles up to this step.
     """
 
     parents: NDArray[np.int64]
@@ -113,7 +113,7 @@ class _Extension(NamedTuple):
 
 
 class _KinodynamicRun:
-    """One run of the planner: the tree, what it cost so far, and the rounds that grow it."""
+    """One run of the planner: the tree, the counts of its report, and the rounds that grow it."""
 
     def __init__(self, planner: KinodynamicRRT, problem: KinodynamicProblem[Any], generator: Generator) -> None:
         self.planner, self.problem, self.generator = planner, problem, generator

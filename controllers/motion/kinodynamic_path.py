@@ -1,4 +1,4 @@
-"""What planning through a model returns, also as a plan for the other planners."""
+"""The result of kinodynamic planning, and its conversion to a plan for the other planners."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class KinodynamicProblem(Region, Generic[S]):
 
     Coordinates are those of the model's state where it offers them (:class:`~mbrl_wrappers.types.VectorStateModel`),
     else its observations. A state in which the model predicts a termination counts as an obstacle, and so does an
-    observation that is not finite or outside of the model's ``limits``, where it has them. Between two steps the way is
-    taken for straight, and checked at the resolution.
+    observation that is not finite or outside of the model's ``limits``, where it has them. Between two steps the path
+    is assumed straight, and checked at the resolution.
 
     Args:
         model: any dynamics model; of a stochastic one a plan sees one outcome of each action.

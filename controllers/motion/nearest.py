@@ -1,4 +1,4 @@
-"""Nearest neighbours among points that keep coming."""
+"""Nearest-neighbour search in a growing set of points."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RATIO = 16
 class NearestPoints:
     r"""Exact Euclidean neighbours in a growing set of points: static k-d trees of geometric sizes and a short buffer.
 
-    The logarithmic method (Bentley and Saxe 1980, "Decomposable searching problems I"): a full buffer becomes a tree,
-    which swallows its smaller neighbours, so that :math:`n` points lie in :math:`O(\log n)` trees, each point is built
-    into :math:`O(\log n)` of them, and the answer is the best of their answers. Points lie in the trees in the order in
-    which they came; an index is the number of points added before.
+    The logarithmic method (Bentley and Saxe 1980, "Decomposable searching problems I"): a full buffer becomes a tree
+    and is merged with the smaller trees, so that :math:`n` points lie in :math:`O(\log n)` trees and each point is
+    rebuilt :math:`O(\log n)` times. A query searches every tree and takes the best result. Indices count the points in
+    order of insertion, which the trees keep.
 
     Args:
         dimensions: ``D``.

@@ -23,7 +23,7 @@ class OmplRequest(NamedTuple):
         step: longest edge.
         tolerance: distance from the goal at which a path may end.
         max_nodes: when to stop.
-        rewires: whether edges are replaced by others, so that their number says nothing of the nodes.
+        rewires: whether the planner rewires edges; nodes cannot then be counted by edges.
     """
 
     planner: str
@@ -37,10 +37,10 @@ class OmplRequest(NamedTuple):
 def grow_with_ompl(request: OmplRequest, checker: Checker, rng: np.random.Generator) -> Grown:
     """Plan by the OMPL planner of the same name, in metric coordinates.
 
-    A start at the goal, or within the tolerance of it, is a path already: OMPL is not asked, which would leave the
-    start and come back. Edges are checked by the same rule as ours, many points at a time. RRT and RRT-Connect stop as
-    ours do, RRT* after ``max_nodes`` draws. OMPL's random numbers are seeded for the whole process. The nodes of
-    RRT-Connect come as one tree from the start.
+    If the start is within the tolerance of the goal, the problem is solved without OMPL, which would leave the start
+    and come back. Edges are checked by the same rule as ours, many points at a time. RRT and
+    RRT-Connect stop as ours do, RRT* after ``max_nodes`` draws. OMPL's random numbers are seeded for the whole process.
+    The nodes of RRT-Connect come as one tree from the start.
 
     Args:
         request: the planner and its numbers.
@@ -60,7 +60,7 @@ def grow_with_ompl(request: OmplRequest, checker: Checker, rng: np.random.Genera
         numbers = np.arange(len(path))
         return Grown(path, path, numbers - 1, gap * numbers.astype(np.float64), 0)
     level = util.getLogLevel()
-    # OMPL shouts that a second seed in one process has no effect. It has, for what is built after it.
+    # OMPL warns that a second seed in one process has no effect, but it applies to objects built afterwards.
     util.setLogLevel(util.LogLevel.LOG_NONE)
     try:
         util.RNG.setSeed(int(rng.integers(1, 2**31)))
@@ -87,7 +87,7 @@ def _grow(base: Any, request: OmplRequest, checker: Checker) -> Grown:
 
 
 class _Budget:
-    """Counts what OMPL does, and says when it has done enough."""
+    """Counts OMPL's draws and free edges, and tells when the limit of the request is reached."""
 
     def __init__(self, request: OmplRequest) -> None:
         self._request = request

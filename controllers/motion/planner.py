@@ -1,4 +1,4 @@
-"""What all geometric planners share: their numbers, the choice of a backend, and the books."""
+"""Base class of the geometric planners: settings, choice of a backend, and the report."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from controllers.motion.space import MotionProblem
 from mbrl_wrappers.checks import at_least, within
 
 Backend = Literal["own", "ompl"]
-"""Who plans: this library, or OMPL (extra ``ompl``)."""
+"""The implementation used: of this library, or of OMPL (extra ``ompl``)."""
 
 STEP_SHARE = 0.05  # of the diagonal, when no step is given
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeometricPlanner(ABC):
-    """Grows trees of straight, free edges. Holds numbers only; the problem and the draws are passed in.
+    """Grows trees of straight, free edges. Holds settings only; the problem and the random generator are passed in.
 
     Attributes:
         step: longest edge; None for a twentieth of the diagonal.
@@ -71,7 +71,7 @@ class GeometricPlanner(ABC):
 
     @property
     def tolerance(self) -> float:
-        """How far from the goal a path may end and still count."""
+        """The distance from the goal within which a path counts as solved."""
         return 0.0
 
     def step_in(self, problem: MotionProblem) -> float:

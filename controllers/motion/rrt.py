@@ -46,7 +46,7 @@ class RRT(GeometricPlanner):
 
     @property
     def tolerance(self) -> float:
-        """How far from the goal a path may end and still count."""
+        """The distance from the goal within which a path counts as solved."""
         return self.goal_tolerance
 
     def _grow(self, checker: Checker, rng: np.random.Generator) -> Grown:

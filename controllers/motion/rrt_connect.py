@@ -17,7 +17,7 @@ from controllers.motion.tree import Tree, steer
 
 @dataclass(frozen=True, kw_only=True)
 class RRTConnect(GeometricPlanner):
-    """Grows a tree from each end; each new node of one draws the other as far as it comes (Kuffner and LaValle 2000).
+    """Grows trees from start and goal; each connects greedily to the new nodes of the other (Kuffner and LaValle 2000).
 
     It finds a valid path fast and seldom a short one: see :func:`~controllers.motion.path.shortcut`. The plan holds
     the nodes of the start's tree and then those of the goal's.

@@ -17,7 +17,7 @@ from controllers.motion.tree import Tree, steer
 from mbrl_wrappers.checks import within
 
 SHORT_ENOUGH = 1 + 1e-9  # of the straight line: nothing is left to gain
-FOCUS = 0.999  # share of a cost below which the radius is set anew
+FOCUS = 0.999  # the radius is updated when the cost falls below this share of the one it was set for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class RRTStar(RRT):
 
 @dataclass
 class _Grower:
-    """Adds nodes in the way of RRT*: the best parent among the near ones, then the near ones rewired through the node.
+    """Adds nodes as RRT* does: chooses the best parent among near nodes, then rewires these through the new node.
 
     Attributes:
         tree: to grow.
@@ -140,7 +140,7 @@ class _Grower:
         return near if len(near) else np.array([nearest])
 
     def _rewire(self, node: int, near: NDArray[np.int64], lengths: Points, open_: NDArray[np.bool_]) -> None:
-        """Lead the way to each of ``near (K,)`` through ``node`` where that is shorter and free."""
+        """Make ``node`` the parent of each of ``near (K,)`` where that path is shorter and free."""
         gains = self.tree.costs[node] + lengths < self.tree.costs[near] * (1 - 1e-12)
         chosen = near[gains & open_]
         if not len(chosen):

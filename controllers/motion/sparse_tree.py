@@ -1,4 +1,4 @@
-"""A tree of model states in which witnesses decide who may be extended."""
+"""A tree of model states for RRT and stable sparse RRT (SST): witnesses decide which nodes may be extended."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class SparseTree:
     r"""Nodes with a model state, the action that led there and the steps it took.
 
     A *witness* is a point that stands for everything within ``sparsity`` of it; its representative is the node there
-    that took the fewest steps (SST, Li, Littlefield and Bekris 2016, section 4). Distances to a node are taken to its
-    witness, so that no structure ever loses a point. With a sparsity of 0 each node is a witness of its own.
+    that took the fewest steps (SST, Li, Littlefield and Bekris 2016, section 4). Distances to a node are measured to
+    its witness, so that points are never removed from the search structure. With a sparsity of 0 each node is a witness
+    of its own.
 
     Args:
         state: the model's, one row.
@@ -91,7 +92,7 @@ class SparseTree:
         return distance > self._sparsity or cost < self.costs[self._representatives.rows[witness]]
 
     def add(self, way: Way, place: Points, parent: int, *, kept: bool) -> int:
-        """Hang a node under ``parent`` and return its index; only ``kept`` ones are ever selected."""
+        """Add a node under ``parent`` and return its index; only ``kept`` ones are ever selected."""
         node = len(self)
         self._ways.append(way)
         self._places.append(place)

@@ -1,4 +1,4 @@
-"""When to be where on a path: speeds that corners, ends and the strength of the motors allow."""
+"""Timing of a path: speeds limited by corners, rest at both ends, and the maximum acceleration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Pace:
                 raise ValueError(f"{name} must be above 0.")
 
     def at_corners(self, path: Points) -> Points:
-        """The speeds ``(M,)`` at the corners ``path (M, D)``, no two of which coincide."""
+        """The speeds ``(M,)`` at the corners ``path (M, D)``; neighbouring corners must differ."""
         edges = np.diff(path, axis=0)
         lengths = np.linalg.norm(edges, axis=1)
         ways = edges / lengths[:, None]
@@ -52,17 +52,17 @@ class Pace:
             radius = self.deviation * half / (1 - half)  # no corner: infinite
         squares = np.zeros(len(path))
         squares[1:-1] = np.minimum(self.acceleration * radius, self.speed**2)
-        for step in range(1, len(path)):  # no faster than what was before allows
+        for step in range(1, len(path)):  # forward pass: acceleration from the corner before
             squares[step] = min(squares[step], squares[step - 1] + 2 * self.acceleration * lengths[step - 1])
-        for step in range(len(path) - 2, -1, -1):  # and no faster than one can brake
+        for step in range(len(path) - 2, -1, -1):  # backward pass: braking before the next corner
             squares[step] = min(squares[step], squares[step + 1] + 2 * self.acceleration * lengths[step])
         return np.sqrt(squares)
 
     def reference(self, path: Points, seconds: float) -> Reference:
-        """Where to be at each step of ``seconds`` on the corners ``path (M, D)``.
+        """The reference at every step of ``seconds`` along the corners ``path (M, D)``.
 
         Raises:
-            ValueError: for a path that is not ``(M, D)`` finite numbers, and for a step of no length.
+            ValueError: for a path that is not ``(M, D)`` finite numbers, and for a step that is not positive.
         """
         path = np.asarray(path, np.float64)
         if path.ndim != 2 or not len(path) or not np.isfinite(path).all() or not within("seconds", seconds, 0):

@@ -48,7 +48,7 @@ class LinearDynamics(NamedTuple):
 
 
 def lqr_gain(dynamics: LinearDynamics, state_cost: ArrayLike, action_cost: ArrayLike) -> Points:
-    r"""The gain ``(A, X)`` of :math:`u = -K x` that minimises :math:`\sum x^T Q x + u^T R u` for ever.
+    r"""The gain ``(A, X)`` of :math:`u = -K x` that minimises :math:`\sum x^T Q x + u^T R u` over an infinite horizon.
 
     :math:`K = (R + B^T P B)^{-1} B^T P A` with :math:`P` the solution of the discrete Riccati equation.
 
@@ -91,9 +91,9 @@ class PathTracker:
     .. math:: u_k = u^{ref}_k - K\,(x - x^{ref}_k), \qquad
               B u^{ref}_k \approx x^{ref}_{k+1} - A x^{ref}_k
 
-    with :math:`K` of :func:`lqr_gain`. The clock :math:`k` is not the time: among the next ``window`` steps of the
-    reference it goes to the one nearest to where the environment is, and never back. So the reference waits for
-    whoever is held up.
+    with :math:`K` of :func:`lqr_gain`. The clock :math:`k` is an index into the reference: at each call it moves to the
+    one of the next ``window`` steps whose place is nearest to the observed one, and never back. So the reference waits
+    when the environment falls behind.
 
     Args:
         reference: from :meth:`controllers.motion.timing.Pace.reference`.

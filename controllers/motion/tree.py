@@ -1,4 +1,4 @@
-"""A tree under construction: nodes, parents, and what it costs to come to each node."""
+"""A growing tree: nodes, parents, and the cost from the root to each node."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Tree:
         return self._costs.rows
 
     def add(self, point: Points, parent: int) -> int:
-        """Hang ``point (D,)`` under ``parent`` and return its index."""
+        """Add ``point (D,)`` under ``parent`` and return its index."""
         index = self.nearest.add(point)
         self._parents.append(parent)
         self._costs.append(self.costs[parent] + self._length(index))
@@ -55,7 +55,7 @@ class Tree:
         return index
 
     def rewire(self, node: int, parent: int) -> None:
-        """Hang ``node`` under another parent and bring the costs below it up to date."""
+        """Move ``node`` to another parent and update the costs below it."""
         parents, costs = self.parents, self.costs
         self._children[int(parents[node])].remove(node)
         self._children[parent].append(node)

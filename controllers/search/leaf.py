@@ -1,4 +1,4 @@
-"""What the leaf of a search tree is worth: a rollout from there, or a value function."""
+"""Values of the leaves of a search tree, by rollouts or by a value function."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Rollouts:
     """Settings of the rollouts that continue from a leaf to the horizon.
 
     Attributes:
-        count: how many a leaf's value is the mean of; None for one, or for none where the problem has a terminal value,
-            which then is the leaf's. With 0 and no terminal value leaves are worth 0.
+        count: rollouts averaged per leaf. With 0 the value is the problem's terminal value, or 0 where it has none.
+            None means 0 if the problem has a terminal value, else 1.
         policy: acts in them, for example :class:`sb3_ext.AgentPolicy`; uniformly random when None.
     """
 

@@ -31,28 +31,28 @@ class MCTS:
     r"""Tree search: UCT (Kocsis and Szepesvari 2006), with a prior PUCT (Silver et al. 2017).
 
     A simulation descends from the root by the rule of :meth:`~controllers.search.node.SearchTree.select` to a state
-    that the tree does not hold, adds it, and counts the return of its way and of the leaf's value in every action it
-    took. Its length is bounded by the problem's horizon; a predicted termination is worth the terminal reward and
-    nothing after it. The plan takes the action visited most.
+    that is new to the tree, adds it, and backs up the return of its path and the leaf's value to every action it took.
+    Its length is bounded by the problem's horizon; a predicted termination is worth the terminal reward and nothing
+    after it. The plan takes the action visited most.
 
-    In a stochastic model every draw is a new one, so that no search foresees what will happen. The objective is the
-    mean return; each start's ``particles`` states are starts of simulations in turn.
+    In a stochastic model every simulation draws new noise, so that the search cannot exploit one noise sequence. The
+    objective is the mean return; each start's ``particles`` states are starts of simulations in turn.
 
-    ``predict`` passes the tree on: the subtree of what was done and then observed starts the next search. Where no
-    simulation has been, or an episode begins, the search starts afresh.
+    ``predict`` reuses the tree: the next search starts from the subtree of the executed actions and the new
+    observation. It starts from an empty tree if no simulation reached that observation, or an episode begins.
 
     Attributes:
         simulations: per problem and plan.
         batch: simulations under way at the same time in each tree, so that the model predicts them together (virtual
             loss, Chaslot et al. 2008); the fewer, the better informed each one is.
         exploration: ``c``, for returns on a scale from 0 to 1.
-        backup: what an action is worth: ``"mean"``, the mean of its returns (UCT), or ``"best"``, what its successors
-            promise when the best known action follows (MaxUCT, Keller and Helmert 2013), which in stochastic models
-            needs far fewer simulations and in noisy ones flatters itself.
+        backup: what an action is worth: ``"mean"``, the mean of its returns (UCT), or ``"best"``, the expected value of
+            its successors under their best known actions (MaxUCT, Keller and Helmert 2013), which needs far fewer
+            simulations in stochastic models and overestimates values in noisy ones.
         rollouts: what leaves are worth.
         prior: ``prior(obs (B, O)) -> (B, A)`` probabilities, for example :class:`sb3_ext.AgentPrior`.
-        outcomes: how chance enters.
-        reuse: whether subtrees live on.
+        outcomes: how many successors an action may have.
+        reuse: whether the next search starts from a subtree of this one.
 
     Raises:
         ValueError: for impossible numbers.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 Path = list[tuple["Node", "Edge", "Successor", float]]
-"""What a simulation went through: node, action, outcome and the reward of that step."""
+"""The path of a simulation: node, action, outcome and reward of each step."""
 
 Backup = Literal["mean", "best"]
 
@@ -44,10 +44,10 @@ class Edge:
         action: its number, from 0.
         prior: probability that the prior gives it.
         visits: finished simulations through it.
-        value: what it is estimated to be worth, counted from here; NaN before the first.
+        value: estimated return from here on; NaN before the first visit.
         pending: simulations under way (virtual loss).
         banned: whether the model failed here.
-        outcomes: by what identifies a successor.
+        outcomes: its successors, by the key that identifies each.
     """
 
     __slots__ = ("action", "banned", "outcomes", "pending", "prior", "value", "visits")
@@ -83,8 +83,8 @@ class Node:
         untried: those without any simulation, in random order; empty with a prior.
         visits: finished simulations that chose an action here.
         pending: those under way.
-        value: what it is estimated to be worth: 0 when terminal, else what it was evaluated at, and with backups of
-            the best its best action's value; NaN before it was evaluated.
+        value: estimated return: 0 when terminal, else the leaf value, or with ``"best"`` backups the value of its best
+            action; NaN before evaluation.
     """
 
     __slots__ = ("depth", "edges", "obs", "pending", "slots", "terminal", "untried", "value", "visits")
@@ -147,7 +147,7 @@ class SearchTree:
 
         where :math:`\bar Q` is the action's value on a scale from 0, the lowest in the tree, to 1, the highest (MuZero,
         Schrittwieser et al. 2020, appendix B). Simulations under way count in both ``N`` as if they had returned the
-        lowest. Under PUCT an action never taken is assumed to be worth what its node is.
+        lowest. Under PUCT an untried action has the value of its node.
         """
         node.pending += 1
         if node.untried:
@@ -177,7 +177,7 @@ class SearchTree:
                 ties += 1
                 if self.rng.random() * ties < 1:
                     chosen = edge
-        if chosen is None:  # the model fails whatever is done here
+        if chosen is None:  # the model fails for every action here
             chosen = self.rng.choice(node.edges)
         chosen.pending += 1
         return chosen
@@ -213,7 +213,7 @@ class SearchTree:
                 self.high = edge.value
 
     def take_back(self, path: Path, last: tuple[Node, Edge]) -> None:
-        """Forget a simulation whose model failed at ``last``, and do not go there again."""
+        """Discard a simulation whose model failed at ``last``, and ban that action."""
         node, edge = last
         node.pending -= 1
         edge.pending -= 1
@@ -221,7 +221,7 @@ class SearchTree:
         for node, edge, _, _ in reversed(path):
             node.pending -= 1
             edge.pending -= 1
-            # An action that always leads to nodes where everything fails fails itself.
+            # An action is banned too if every action of all its successors is banned.
             if all(o.node.edges and all(e.banned for e in o.node.edges) for o in edge.outcomes.values()):
                 edge.banned = True
 

@@ -18,15 +18,15 @@ Kind = Literal["auto", "one", "drawn", "widening"]
 Merge = Literal["state", "observation", "never"]
 
 PROBES = 16
-"""Copies of a start that are compared to see whether, and how finely, the model draws."""
+"""Copies of a start that are compared to detect a stochastic model and count its successors."""
 
 PROBE_STEPS = 8
-"""For so many steps, or to the horizon."""
+"""Steps for which copies are compared, at most to the horizon."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    r"""How chance enters a search tree.
+    r"""How many successors an action may have in a search tree, and which nodes are merged.
 
     Kinds, per action of a node:
 
@@ -36,18 +36,17 @@ class Outcomes:
     * ``"widening"``: draws anew while there are fewer than :math:`k N(s, a)^\alpha` successors, and else follows the
       one furthest behind its share of the draws (progressive widening, Couetoux et al. 2011); for continuous states,
       where no successor is ever drawn twice.
-    * ``"auto"``: sixteen copies of each start take each first action and seven random ones more. Copies that never part
-      make the model ``"one"``; when they part, more than half as many successors as copies make it
-      ``"widening"``, fewer ``"drawn"``. A model whose chance is so rare, or so far off, that no copy meets it must be
-      named ``"drawn"``.
+    * ``"auto"``: sixteen copies of each start take each first action and seven more random ones. The kind is ``"one"``
+      if the copies never differ, ``"widening"`` if they reach more than half as many successors as there are copies,
+      else ``"drawn"``. Set ``"drawn"`` where random events are too rare or too late for the copies to show.
 
     Attributes:
         kind: see above.
         factor: ``k``.
         power: ``alpha`` in [0, 1].
-        merge: which nodes at one depth are one node, so that the tree becomes a graph: with equal states
-            (``"state"``: always right, and what a table of states needs; no two states of copied environments are
-            equal), with equal observations (right only where observations say everything), or none.
+        merge: which nodes of one depth are merged, so that the tree becomes a graph: those with equal states
+            (``"state"``: always correct, needed for tabular models, without effect for copied environments), those with
+            equal observations (correct only where observations determine the state), or none.
     """
 
     kind: Kind = "auto"
@@ -94,7 +93,7 @@ def outcome_keys(state: object, prediction: Prediction, merge: Merge) -> tuple[l
 
 
 def kind_of(parting: int) -> Kind:
-    """The kind of a model whose copies part into this many successors."""
+    """The kind of a model whose copies reach this many different successors."""
     if parting <= 1:
         return "one"
     return "widening" if parting > PROBES // 2 else "drawn"

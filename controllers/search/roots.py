@@ -30,10 +30,10 @@ class Stored(NamedTuple):
 
 
 class TreeMemory(NamedTuple):
-    """What one row of a plan leaves to the next plan.
+    """The search tree that one row of a plan passes to the next plan.
 
     Attributes:
-        tree: the tree, changed no more.
+        tree: the tree, no longer modified.
         pool: where its states are.
         actions: numbers of the planned actions.
         steps: how many of them have been executed since.
@@ -133,7 +133,7 @@ def _coarsest(kinds: Sequence[Kind | None]) -> Kind:
 
 
 def _parted(seen: Prediction) -> Kind | None:
-    """What ``PROBES`` copies that saw ``(PROBES, T, ...)`` say of their model; None while nothing can be said."""
+    """The kind of a model by the predictions ``(PROBES, T, ...)`` of its copies; None while undecided."""
     differs = (seen.next_obs != seen.next_obs[:1]).any(-1) | (seen.reward != seen.reward[:1])
     same = ~(differs | (seen.terminated != seen.terminated[:1])).any(0)  # (T,)
     over = (~same | seen.terminated.any(0)).nonzero()

@@ -1,4 +1,4 @@
-"""The search itself: simulations descend together, ask the model together, and are counted one by one."""
+"""The search loop: simulations descend in step, share each call of the model, and are backed up one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mbrl_wrappers.rows import take_rows
 S = TypeVar("S")
 
 Prior = Callable[[Tensor], Tensor]
-"""``prior(obs (B, O)) -> (B, A)``: how likely each action is to be the one worth taking."""
+"""``prior(obs (B, O)) -> (B, A)``: prior probability that each action is the best."""
 
 
 class Simulation:

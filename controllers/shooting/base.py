@@ -1,4 +1,4 @@
-"""What all shooting planners share: the loop of sampling, scoring and refitting, and the record of what it found."""
+"""Base class of the shooting planners: the loop of sampling, scoring and refitting, and its best candidates."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class ShootingPlanner(ABC, Generic[D]):
     So the best candidate never scores below the warm start: in a deterministic model for certain, in a stochastic one
     on the draws of this plan, which are those of ``particles`` rows; their mean return may still differ from what the
     model expects. A model that draws anew for every candidate (stochastic, but no
-    :class:`~mbrl_wrappers.types.SharedNoiseModel`) promises neither.
+    :class:`~mbrl_wrappers.types.SharedNoiseModel`) guarantees neither.
 
     Attributes:
         population: candidates per problem and iteration, ``P``.
@@ -202,7 +202,7 @@ class ShootingPlanner(ABC, Generic[D]):
 
 
 def _seed_of_draws(generator: Generator) -> int:
-    """A seed for the model's draws that follows from ``generator``, which stays where it is for the candidates."""
+    """A seed for the model's draws, derived from ``generator`` without changing its state."""
     twin = Generator(generator.device)
     twin.set_state(generator.get_state())
     return draw_seed(twin)

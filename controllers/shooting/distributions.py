@@ -14,7 +14,7 @@ D = TypeVar("D", bound="SequenceDistribution")
 
 
 class SequenceDistribution(Protocol):
-    """What cross-entropy methods fit: sequences in, better sequences out."""
+    """A distribution over action sequences that cross-entropy methods sample and refit."""
 
     def sample(self, count: int, *, generator: Generator) -> Tensor:
         """``(N, count, H, A)`` model actions inside the bounds."""
@@ -96,7 +96,7 @@ class CategoricalSequences(NamedTuple):
 
     @classmethod
     def around(cls, problem: PlanningProblem[Any], warm: WarmStart, smoothing: float) -> CategoricalSequences:
-        """Uniform, mixed evenly with the sequence of the rows that have one."""
+        """Uniform probabilities, averaged with the warm start in rows that have one."""
         groups = problem.codec.groups
         uniform = th.cat([th.full((size,), 1 / size, device=problem.device) for size in groups])
         uniform = uniform.expand(problem.num_problems, *problem.sequence_shape)

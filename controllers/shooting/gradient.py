@@ -81,7 +81,7 @@ class GradientShooting:
             scores = ledger.score(candidates)
             if not scores.requires_grad:
                 if not scores.isfinite().any() or problem.is_differentiable:
-                    return  # nothing to climb: all failed, or nothing that actions change is rewarded in time
+                    return  # no gradient: all failed, or no reward within the horizon depends on the actions
                 raise TypeError(
                     f"No gradient flows through {type(problem.model).__name__}: plan with CEM, ICEM or MPPI, or use a "
                     "model whose step is differentiable in its actions."

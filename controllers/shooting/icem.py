@@ -26,7 +26,7 @@ class ICEM(ShootingPlanner[GaussianSequences]):
     :math:`\sum_i \max(P\,\gamma^{-i}, 2M)` sequences: 40 + 32 + 26 with the defaults.
 
     Attributes:
-        population: candidates of the first iteration, ``P``; a single one is the warm start and stays it.
+        population: candidates of the first iteration, ``P``; with 1 the warm start is the only one.
         iterations: rounds of refitting.
         returns: the mean in a learned model, the best in an exact one, unless said otherwise.
         num_elites: ``M``.
@@ -65,7 +65,7 @@ class ICEM(ShootingPlanner[GaussianSequences]):
 
     @property
     def num_kept(self) -> int:
-        """Elites that live on."""
+        """Number of elites kept as candidates."""
         return round(self.keep_ratio * self.num_elites)
 
     def _begin(self, problem: PlanningProblem[Any], warm: WarmStart) -> GaussianSequences:

@@ -16,7 +16,7 @@ from controllers.shooting.noise import coloured_noise, knot_matrix
 from mbrl_wrappers.checks import at_least, within
 
 TRIMMED = 10.0
-"""Scores further behind the best than so many times the best tenth are left out of the scale of scores."""
+"""Scores further below the best than this many widths of the best tenth do not count in :func:`score_scale`."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from controllers.shooting.distributions import CategoricalSequences
 class RandomShooting(ShootingPlanner[None]):
     """Scores uniform sequences and returns the best (Nagabandi et al. 2018, section 4.3).
 
-    The yardstick for other planners: enough for small tasks, hopeless in many dimensions. Unbounded dimensions are
+    A baseline for other planners: sufficient for small tasks, ineffective in many dimensions. Unbounded dimensions are
     drawn from a standard normal.
 
     Attributes:
         population: sequences drawn, the warm start among them.
-        iterations: batches drawn; they do not learn from each other.
+        iterations: batches drawn, independent of each other.
         returns: the best, always.
     """
 
@@ -54,7 +54,7 @@ class RandomShooting(ShootingPlanner[None]):
 
 
 def uniform_sequences(problem: PlanningProblem[Any], count: int, *, generator: Generator) -> Tensor:
-    """``(N, count, H, A)`` model actions, uniform over bounded ranges, normal around a harmless action over others."""
+    """``(N, count, H, A)`` model actions, uniform over bounded ranges, normal around the default action over others."""
     if problem.codec.groups:
         nowhere = WarmStart(
             th.zeros(problem.num_problems, *problem.sequence_shape, device=problem.device),

@@ -63,12 +63,12 @@ class Costs:
 
 
 class VectorProblem:
-    """``N`` problems as a planner with derivatives sees them.
+    """``N`` planning problems in state coordinates, for planners that use derivatives.
 
     There is one row per problem, whatever ``problem.particles`` and ``problem.risk`` say. Every pass over the horizon
     draws from a generator with the same seed, and candidates share their draws where the model offers that
-    (``SharedNoiseModel``); so an ensemble is best given as its mean (``propagation="mean"``), and what a stochastic
-    model without ``step_shared`` says has no useful derivative.
+    (``SharedNoiseModel``); so an ensemble is best given as its mean (``propagation="mean"``), and a stochastic model
+    without ``step_shared`` has no useful derivatives.
 
     Everything is float64 when the model computes in float64, else float32.
 
@@ -100,7 +100,7 @@ class VectorProblem:
             )
         self.problem, self.model, self.costs = problem, problem.model, Costs()
         self._coordinates: VectorStateModel[Any] = model
-        # Asked once: to ask a protocol takes longer than a small step.
+        # Stored, because ``isinstance`` with a protocol takes longer than a small step.
         self._shared: SharedNoiseModel[Any] | None = model if isinstance(model, SharedNoiseModel) else None
         self._seed = draw_seed(generator)
         start: Any = problem.start
@@ -115,7 +115,7 @@ class VectorProblem:
         try:
             step = self._try(double)
             self.start, self.dtype = double, th.float64
-        except RuntimeError:  # torch's word for tensors of different precision
+        except RuntimeError:  # what torch raises for tensors of different precision
             start = _as_floats(start, th.float32)
             step = self._try(start)
             self.start, self.dtype = start, self.vector(start).dtype

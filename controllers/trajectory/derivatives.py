@@ -37,7 +37,7 @@ class Expansion(NamedTuple):
 
     @property
     def is_flat(self) -> Tensor:
-        """Where nothing says that any action is better than another, ``(N,)`` bool."""
+        """Where gradients and Hessians of all steps are zero, ``(N,)`` bool."""
         return (self.gradient == 0).all(2).all(0) & (self.hessian == 0).flatten(2).all(2).all(0)
 
 
@@ -203,7 +203,7 @@ def _finite(task: VectorProblem, batch: _Batch, size: int) -> tuple[Tensor, Tens
     following, gain = following.view(groups, rows, size).double(), gain.view(groups, rows).double()
     places = points.view(groups, rows, dims).double()
     axes = th.arange(dims, device=batch.z.device)
-    # The distance that rounding really left between two points.
+    # The actual distance of two points after rounding.
     width = (places[:dims] - places[dims : 2 * dims])[axes, :, axes]  # (D, B)
     jacobian = ((following[:dims] - following[dims : 2 * dims]) / width[..., None]).permute(1, 2, 0)
     gradient = ((gain[:dims] - gain[dims : 2 * dims]) / width).t()

@@ -23,7 +23,7 @@ ActionLimits = Literal["box_qp", "clamp"]
 With ``"clamp"`` a plan that stands at a bound is never reported as converged.
 """
 
-# The quadratic model says how far the optimum is only where it is hardly damped.
+# Convergence is judged only up to this damping: more makes the predicted improvement too small.
 UNDAMPED = 1e-5
 
 
@@ -103,15 +103,15 @@ class ILQR:
     is best given as its mean.
 
     The score is that of :class:`~controllers.PlanningProblem` for one row per problem: nothing counts after a
-    termination, and derivatives past one are zero. So no derivative knows whether it would pay to go on. Where the
-    start terminates or fails early, the trajectory of the linear regulator about the first state is tried as well, with
-    feedback, so that an unstable system is held where it can be. It is taken if it scores higher: give a failure its
-    ``terminal_reward``.
+    termination, and derivatives past one are zero. So gradients do not show whether avoiding a termination would score
+    higher. Where the start terminates or fails early, the trajectory of the linear regulator about the first state is
+    tried as well, with feedback, so that an unstable system is held where it can be. It is taken if it scores higher:
+    set ``terminal_reward`` so that a failure scores low.
 
-    A problem has *converged* when the quadratic model, hardly damped, promises less than ``tolerance`` times one plus
-    the absolute score. That is a stationary point, as good as the trajectory it grew from: a local method does not
-    see a better valley. It has not when iterations or damping run out, when its score is not finite, or when a step has
-    no finite derivatives: then the plan is the best rollout so far, at worst the warm start or the middle of the range.
+    A problem has *converged* when the quadratic model, hardly damped, predicts an improvement of less than
+    ``tolerance`` times one plus the absolute score. That is a stationary point and may be a local optimum only. It has
+    not converged when iterations or damping run out, when its score is not finite, or when a step has no finite
+    derivatives: then the plan is the best rollout so far, at worst the warm start or the middle of the range.
 
     A start at which nothing changes the score to first order, such as a pendulum that hangs still, is left by noise of
     ``jitter``, once, unless the reward is constant; if that leads nowhere better the start is kept.

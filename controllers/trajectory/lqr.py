@@ -33,11 +33,11 @@ class LQR:
     runs in float64, and the plan is the actions that this regulator takes in the linear model. For linear dynamics
     and a concave quadratic reward they are the optimum; elsewhere negative curvature of the cost counts as zero.
 
-    Bounds are no part of the recursion: actions are clamped to them while the linear model is followed, so a plan that
-    runs into a bound need not be optimal (that of :class:`~controllers.ILQR` is). Terminations are not foreseen either,
-    though the plan's value counts nothing after one. A plan that fails in the model (a prediction is not finite, or
-    outside of the model's limits) is replaced by the warm start, or by the middle of the action range.
-    ``report.converged`` is None: there is nothing to converge.
+    The recursion ignores bounds: actions are clamped to them while the linear model is followed, so a plan that
+    runs into a bound need not be optimal (that of :class:`~controllers.ILQR` is). It also ignores terminations, though
+    the plan's value counts nothing after one. A plan that fails in the model (a prediction is not finite, or outside of
+    the model's limits) is replaced by the warm start, or by the middle of the action range. ``report.converged`` is
+    None: there is nothing to converge.
 
     One row per problem is followed, ``problem.particles`` and ``problem.risk`` are ignored; a stochastic model is best
     given as its mean.

@@ -1,4 +1,4 @@
-"""From the outcome of a trajectory planner to the plan it returns."""
+"""Conversion of the result of a trajectory planner to a plan."""
 
 from __future__ import annotations
 
