@@ -61,6 +61,10 @@ def read_marks(path: Path) -> list[Mark]:
         raise ValueError(f"{path} needs the columns task,label,step,value[,error] with numbers: {error}.") from error
 
 
+WIDEST_LABEL = 34
+"""Letters of a label that still has room beside another one below a panel."""
+
+
 def aggregate_curve(runs: Sequence[Run]) -> tuple[FloatArray, FloatArray]:
     """The steps all runs have reached and the interquartile mean there with its ends, ``(3, steps)``.
 
@@ -103,7 +107,9 @@ def draw_task(axes: Any, task: str, arms: Mapping[str, Sequence[Run]], marks: Se
     axes.set_ylabel("return on the real environment")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9)  # hides no curve
+    longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
+    columns = 2 if longest <= WIDEST_LABEL else 1
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=9)
 
 
 def plot_returns(
