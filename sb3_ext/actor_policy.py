@@ -18,10 +18,10 @@ from mbrl_wrappers.spaces import ActionCodec, has_whole_numbers
 from sb3_ext.agent_value import evaluating, normalized
 
 SQUASH_EPSILON = 1e-6
-"""What SB3 adds inside the logarithm of the squash correction."""
+"""Constant that SB3 adds inside the logarithm of the squash correction."""
 
 Draw = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-"""Actions as the agent draws them, and their log-probabilities, of its policy, observations and normal noise."""
+"""``draw(policy, obs, noise) -> (action, log_prob)`` with normal noise ``(B, A)``."""
 
 
 class ActorPolicy:
@@ -43,7 +43,7 @@ class ActorPolicy:
     in evaluation. All noise comes from the generator, so the agent and the global streams stay as they were.
 
     It is a :class:`~mbrl_wrappers.types.DifferentiablePolicy`, and by calling it a
-    :class:`~mbrl_wrappers.types.RolloutPolicy` that spares the way through numpy.
+    :class:`~mbrl_wrappers.types.RolloutPolicy` without conversion to numpy.
 
     Args:
         agent: an agent of SB3 or sb3_contrib with a Box action space; looked at anew in every call.

@@ -1,4 +1,4 @@
-"""What an agent must be for Dyna-style training, and the sentences that say so."""
+"""Checks that an agent fits Dyna-style training, with error messages that say what to change."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_agent(agent: object, config: DynaConfig) -> None:
 
 
 def _check_buffer(buffer: MixedReplayBuffer, agent: OffPolicyAlgorithm, config: DynaConfig) -> None:
-    """Raise a ``ValueError`` unless ``buffer`` fits the agent's environments and can hold what ``config`` waits for."""
+    """Raise a ``ValueError`` unless ``buffer`` fits the agent's environments and can hold the rows ``config`` needs."""
     if buffer.observation_space != agent.observation_space or buffer.action_space != agent.action_space:
         raise ValueError("The replay buffer was recorded in another environment: its spaces differ from the agent's.")
     if buffer.n_envs != agent.n_envs:

@@ -12,13 +12,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 AgentFactory = Callable[[VecEnv], OnPolicyAlgorithm]
-"""``factory(env) -> agent``: builds the agent on the model environment it is handed, and keeps it for life."""
+"""``factory(env) -> agent``: builds the agent on the given model environment, which the agent must keep."""
 
 
 def build_agent(
     agent: type[OnPolicyAlgorithm] | AgentFactory, env: VecEnv, horizon: int, seed: int
 ) -> OnPolicyAlgorithm:
-    """The agent on the model environment, checked for what cannot work in many short calls of ``learn()``.
+    """Build the agent on the model environment and check that it can be trained by many short calls of ``learn()``.
 
     Args:
         agent: a class, built with an MLP policy and rollouts of one horizon, or a factory.
@@ -63,7 +63,7 @@ def build_agent(
 
 
 def _check_wrappers(env: VecEnv) -> None:
-    """Raise a ``ValueError`` for wrappers that show the agent another task than its steps in the real environment."""
+    """Raise a ``ValueError`` for wrappers of the model environment that the real environment would lack."""
     wrappers: list[VecEnvWrapper] = []
     while isinstance(env, VecEnvWrapper):
         wrappers.append(env)

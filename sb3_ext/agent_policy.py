@@ -52,7 +52,7 @@ class AgentPolicy:
         normalizer = self.agent.get_vec_normalize_env()
         if normalizer is not None:
             obs = np.asarray(normalizer.normalize_obs(obs))
-        # One coin for the whole batch is what DQN's own exploration would toss: it acts greedily here.
+        # DQN's own exploration decides once for the whole batch, so it is off here and applied per row elsewhere.
         greedy = self.deterministic or hasattr(self.agent, "exploration_rate")
         chunks = []
         for start in range(0, len(obs), CHUNK_ROWS):
@@ -89,7 +89,7 @@ def _acts_deterministically(agent: BaseAlgorithm) -> bool:
 
 @contextmanager
 def _fenced_jax_keys(agent: BaseAlgorithm, generator: Generator) -> Iterator[None]:
-    """SBX policies carry their random key along: give them one of ours and put theirs back."""
+    """Replace the random key of an SBX policy by one from ``generator`` inside the block, and restore it afterwards."""
     policy: Any = agent.policy
     names = [name for name in ("key", "noise_key") if hasattr(policy, name)]
     jax = sys.modules.get("jax")

@@ -15,7 +15,7 @@ from sb3_ext.agent_value import evaluating, normalized
 
 
 class AgentPrior:
-    r"""How likely an agent is to take each action: ``prior(obs (B, O)) -> (B, A)`` of raw observations.
+    r"""An agent's action probabilities for raw observations: ``prior(obs (B, O)) -> (B, A)``.
 
     ================ ==============================================================================================
     agent            probabilities

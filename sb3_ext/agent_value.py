@@ -18,7 +18,7 @@ from sb3_ext.agent_policy import padded
 
 
 class AgentValue:
-    r"""What an agent expects from a state on: ``value(obs (B, O)) -> (B,)`` of raw observations, in raw rewards.
+    r"""State values from an agent's critic: ``value(obs (B, O)) -> (B,)`` for raw observations, in raw rewards.
 
     ==================================== ==========================================================================
     agent                                value
@@ -30,7 +30,7 @@ class AgentValue:
     PPO, A2C, TRPO                       :math:`V(s)`
     ==================================== ==========================================================================
 
-    The sum is discounted with the agent's ``gamma``, so a plan that ends in it should be too. ``VecNormalize``
+    Values are discounted with the agent's ``gamma``, so use the same discount for the plan. ``VecNormalize``
     statistics are applied to the observation and undone on the reward. The value is differentiable (not that of SBX's
     SAC, TD3 and DDPG, which are read too), draws nothing, and leaves the agent as it was.
 

@@ -35,9 +35,9 @@ class AveragedActor(BaseCallback):
     integer counters copied. (Polyak and Juditsky 1992 average SGD's iterates; the exponential form is that of
     target networks.) The average starts as a copy of the actor at the start of training.
 
-    The agent's weights and random streams stay as they are: it ends the same bit for bit. Put this callback before
-    those that use it. It has the ``predict`` of an agent, so ``evaluate_policy(averaged, env)`` evaluates it, and
-    :class:`~sb3_ext.WithAveragedActor` lets ``EvalCallback`` do so.
+    The agent's weights and random streams are not changed, so training is bit-identical with and without it. Put this
+    callback before those that use it. It has the ``predict`` of an agent, so ``evaluate_policy(averaged, env)``
+    evaluates it, and :class:`~sb3_ext.WithAveragedActor` lets ``EvalCallback`` do so.
 
     Args:
         average_steps: the time constant :math:`n`, in real steps of all environments together, or in updates.
@@ -88,7 +88,7 @@ class AveragedActor(BaseCallback):
         self.withdraw()
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
-        """Give the agent its own weights back, before any callback meets it: SB3 calls this before ``on_step``."""
+        """Restore the agent's own weights before other callbacks run: SB3 calls this before ``on_step``."""
         self.withdraw()
 
     def _on_step(self) -> bool:
@@ -163,8 +163,8 @@ class AveragedActor(BaseCallback):
     def applied(self) -> Iterator[None]:
         """Put the average in the agent's place inside the ``with`` block; its own weights are back after it.
 
-        No weights are copied. Whatever predicts with the agent or saves it then meets the averaged actor; the agent
-        must not train meanwhile. Blocks may be nested.
+        No weights are copied. Inside the block, predicting with the agent and saving it use the averaged actor; the
+        agent must not train meanwhile. Blocks may be nested.
         """
         if self._applied:
             yield
@@ -176,7 +176,7 @@ class AveragedActor(BaseCallback):
             self.withdraw()
 
     def apply(self) -> None:
-        """Put the average in the agent's place until :meth:`withdraw`; prefer :meth:`applied`, which cannot forget."""
+        """Put the average in the agent's place until :meth:`withdraw`; :meth:`applied` always withdraws."""
         if not self._applied:
             self.network.apply()
             self._applied = True
@@ -203,7 +203,7 @@ class AveragedActor(BaseCallback):
         return {**counts, **{_WEIGHTS + name: value for name, value in self.network.arrays().items()}}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on with a saved average: at once if an agent is followed, and with the agent of the next ``learn()``.
+        """Restore a saved average at the next ``learn()``, and at once if there is an agent already.
 
         Args:
             state: what :meth:`state_dict` gave, or ``numpy.load`` of it.

@@ -16,7 +16,7 @@ from mbrl_wrappers.optional import require
 from mbrl_wrappers.seeding import fenced_global_streams
 
 TORCH_NETWORKS = ("actor", "q_net", "quantile_net")
-"""What acts in a torch policy: the actor, or the Q-network of a value agent (DQN, QR-DQN)."""
+"""Names of the acting network in a torch policy: the actor, or the Q-network of a value agent (DQN, QR-DQN)."""
 JAX_STATES = ("actor_state", "qf_state")
 """The same in an SBX policy. Every actor's policy has a ``qf_state`` too, so the order matters."""
 JAX_FIELDS = ("params", "batch_stats")

@@ -25,7 +25,7 @@ from sb3_ext.synthetic import SyntheticBuffer
 from sb3_ext.terminal_observations import UNCLIPPED
 
 FEWEST_SYNTHETIC = 250
-"""Synthetic rows that are enough for a batch of any size: as many as the first fit takes real ones by default."""
+"""Stored synthetic rows from which batches of any size are mixed; equals the default ``min_real_rows``."""
 
 
 class MixedReplayBuffer(ReplayBuffer):
@@ -33,8 +33,8 @@ class MixedReplayBuffer(ReplayBuffer):
 
     A batch of ``b`` holds ``round(real_ratio * b)`` real rows, at least one while the ratio is positive, and synthetic
     rows for the rest, shuffled (SBX cuts one large batch into minibatches). Batches are all real until as many
-    synthetic rows are stored as a batch takes (250 are always enough), so that a handful never fills it. Such batches,
-    and those with ``real_ratio=1``, are those of SB3's buffer to the bit: SB3's own code draws every real row.
+    synthetic rows are stored as a batch takes (250 are always enough), so that a few rows cannot fill it. Such
+    batches, and those with ``real_ratio=1``, are bit-identical to SB3's: SB3's own code draws every real row.
 
     Pass it as ``replay_buffer_class`` and the keyword arguments below through ``replay_buffer_kwargs``.
 
@@ -166,7 +166,7 @@ class MixedReplayBuffer(ReplayBuffer):
 
     @property
     def real_steps(self) -> int:
-        """Real steps that were ever added, over all environments: the clock by which synthetic rows grow old."""
+        """Real steps ever added, over all environments; the age of synthetic rows is measured in them."""
         return self._steps_added * self.n_envs
 
     @property
@@ -283,7 +283,7 @@ class MixedReplayBuffer(ReplayBuffer):
         self.synthetic.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: everything but the synthetic rows, which the model can make again."""
+        """The state to pickle: everything except the synthetic rows, which the model can regenerate."""
         state = self.__dict__.copy()
         state["synthetic"] = SyntheticBuffer(self.synthetic.obs_size, self.codec, self.synthetic.capacity)
         state["_shuffle"] = self._shuffle.get_state()

@@ -27,7 +27,7 @@ from sb3_ext.model_log import record_fit, record_rollout
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
 
 MAX_DRAWS = 20
-"""How often starts are drawn at most, until enough of them are inside the model's limits."""
+"""Maximum number of attempts to draw enough starts inside the model's limits."""
 
 
 class DynaCallback(BaseCallback):
@@ -48,7 +48,7 @@ class DynaCallback(BaseCallback):
             observations in the buffer, as in MBPO.
         seed: source of every draw of model and rollouts, by default the agent's own seed; the agent's draws do not
             change.
-        verbose: 1 says what is known of the task and what each fit came to.
+        verbose: 1 prints which task functions are known and the result of each fit.
 
     Attributes:
         dynamics: the model (built at training start when none was given).
@@ -188,7 +188,7 @@ class DynaCallback(BaseCallback):
                 stacklevel=2,
             )
 
-    # --- what it conducts -------------------------------------------------------------------------------------------
+    # --- fits and rollouts ------------------------------------------------------------------------------------------
 
     @property
     def _off_policy(self) -> OffPolicyAlgorithm:
@@ -243,7 +243,7 @@ class DynaCallback(BaseCallback):
             self._say(f"The synthetic buffer keeps {synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
 
     def _draw_starts(self, buffer: MixedReplayBuffer, count: int) -> th.Tensor:
-        """``count`` observations ``(n, O)``, of the user's those inside the model's limits; fewer where few are."""
+        """``count`` start observations ``(n, O)``; fewer if too few of the user's lie inside the model's limits."""
         assert self._streams is not None
         rng, dtype = self._streams.starts, model_dtype(self.dynamics)
         if self._starts is None:
@@ -263,7 +263,7 @@ class DynaCallback(BaseCallback):
             )
         return inside[:count]
 
-    # --- checks and words -------------------------------------------------------------------------------------------
+    # --- checks and messages ----------------------------------------------------------------------------------------
 
     def _first_observations(self) -> th.Tensor:
         """The observations ``(N, O)`` that the agent is about to act in, in raw units."""
@@ -272,7 +272,7 @@ class DynaCallback(BaseCallback):
         return th.as_tensor(np.array(agent._last_original_obs if normalized else agent._last_obs))
 
     def _compare_functions(self, buffer: MixedReplayBuffer) -> None:
-        """Warn if the known reward or termination is not what the environment has given so far."""
+        """Warn if the known reward or termination disagrees with the real transitions so far."""
         assert self.dynamics is not None
         self._compared = True
         found = disagreement(self.dynamics, buffer.real_transitions())

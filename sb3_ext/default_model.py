@@ -1,4 +1,4 @@
-"""The one place where a model and its trainer are built when the user gave none."""
+"""Builds the default model and trainer when the user gives none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_ext.known_functions import known_functions
 
 @dataclass(frozen=True)
 class DefaultModel:
-    """The model, and what a user should know about how it was put together."""
+    """The default model, and notes for the user on its reward and termination functions."""
 
     dynamics: EnsembleDynamics
     notes: tuple[str, ...]

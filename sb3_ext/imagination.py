@@ -30,7 +30,7 @@ from sb3_ext.vec_env import ModelVecEnv
 
 @dataclass(frozen=True)
 class ImaginationConfig:
-    """The rates of learning in imagination. Real steps are counted first, imagined ones are free.
+    """Schedule of learning in imagination: real steps, imagined steps and evaluations.
 
     Attributes:
         initial_steps: real steps with uniformly random actions before the first fit.
@@ -59,7 +59,7 @@ class ImaginationConfig:
 
 @dataclass(frozen=True)
 class CycleRecord:
-    """What one cycle of collecting, fitting and imagining came to.
+    """Results of one cycle of collecting, fitting and imagining.
 
     Attributes:
         real_steps: real steps of this run so far.
@@ -177,7 +177,7 @@ def learn_in_imagination(
 
 
 class _Imagination:
-    """One run: the agent in its model, the real loop, and what goes from one to the other."""
+    """One run: the agent in its model, the real loop, and the data exchanged between them."""
 
     def __init__(
         self,
@@ -297,7 +297,7 @@ class _Imagination:
             self.agent.set_logger(configure_logger(self.agent.verbose, self.agent.tensorboard_log, "imagination", True))
         callbacks = CallbackList([*cast("list[BaseCallback]", given), *([RealProgress()] if progress_bar else [])])
         with warnings.catch_warnings():
-            # True and intended: the agent trains in the model and is judged on the real environment.
+            # Intended: the agent trains in the model and is evaluated on the real environment.
             warnings.filterwarnings("ignore", "Training and eval env are not of the same type")
             callbacks.init_callback(self.agent)
         return callbacks

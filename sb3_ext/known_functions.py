@@ -1,4 +1,4 @@
-"""What the task registry knows of an agent's environments, in this process or in others."""
+"""Finds the known reward and termination functions of an agent's environments, also in subprocesses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PLAIN_WRAPPERS = frozenset(
 
 
 def known_functions(vec_env: VecEnv) -> TaskFunctions:
-    """What the task registry knows of the environments in ``vec_env``, where it is the same for all of them.
+    """The reward and termination functions that the task registry has for all environments in ``vec_env``.
 
     Environments in other processes are looked at in copies made from their specs, after a check that what the rules
     read there equals what it is in the process. Nothing is known when a wrapper of the vector changes what the replay
@@ -94,7 +94,7 @@ def common_functions(all_known: list[TaskFunctions]) -> TaskFunctions:
 
 
 def remote_functions(vec_env: SubprocVecEnv) -> TaskFunctions:
-    """What is known of environments in other processes.
+    """The known functions of environments in subprocesses.
 
     A process dies when it is asked for something that cannot be sent, such as a spec with a lambda in it. So the spec
     is asked for only where the names of all wrappers and of the task, which are text, say that it holds numbers.
@@ -137,12 +137,12 @@ def _made_again(spec: object) -> GymEnv | None:
 
 
 def _is_monitor(wrapper: WrapperSpec) -> bool:
-    """SB3's Monitor, which watches only, and which Gymnasium does not know how to make again."""
+    """SB3's Monitor, which changes nothing of the task and which Gymnasium cannot rebuild from a spec."""
     return wrapper.entry_point.startswith("stable_baselines3.common.monitor:")
 
 
 def _attributes_read(env: GymEnv) -> frozenset[str]:
-    """Names of the task's attributes that its rules are read from. ``env`` is used for nothing else than looking."""
+    """Names of the task's attributes that its rules are read from. ``env`` is only inspected."""
     task, kind, read = env.unwrapped, type(env.unwrapped), set()
 
     def recording(self: Any, name: str) -> Any:

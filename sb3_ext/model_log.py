@@ -1,4 +1,4 @@
-"""What SB3's logger is told of a model: of its fits and of its rollouts."""
+"""Logs a model's fits and rollouts to SB3's logger."""
 
 from __future__ import annotations
 

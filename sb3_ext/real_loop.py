@@ -35,7 +35,7 @@ class Episode(NamedTuple):
 
 
 class RealLoop:
-    """Takes the real steps of an agent that itself lives in a model.
+    """Takes real steps with an agent whose own environment is a model.
 
     Args:
         env: the real environment.
@@ -142,10 +142,10 @@ class RealLoop:
 
 
 class RealStatistics:
-    """Feeds a ``VecNormalize`` around the model with what the *real* environment shows, and with nothing else.
+    """Updates the ``VecNormalize`` around the model from *real* observations and rewards only.
 
-    Imagined observations would move the statistics wherever the model errs, and with them what the agent sees of the
-    real environment. So they are updated here, step by step as ``VecNormalize`` would, and :meth:`frozen` while the
+    Imagined observations would add the model's errors to the statistics, and so distort the agent's view of the real
+    environment. So they are updated here, step by step as ``VecNormalize`` would, and :meth:`frozen` while the
     agent learns in the model.
 
     Args:

@@ -1,4 +1,4 @@
-"""The last observations of episodes as the environment gave them, where ``VecNormalize`` would clip them."""
+"""Keeps the raw last observation of an episode where ``VecNormalize`` would clip it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNCLIPPED = "unclipped_terminal_observation"
 
 
 class _KeepsTerminalObservations(VecEnv):
-    """Part of a vector environment that lies inside ``VecNormalize``: copies what that is about to overwrite."""
+    """Mixin for the vector environment inside ``VecNormalize``: copies terminal observations before normalisation."""
 
     def step_wait(self) -> Any:
         """Step, and keep each ``terminal_observation`` under a second name."""
@@ -24,7 +24,7 @@ class _KeepsTerminalObservations(VecEnv):
 
 
 def keep_terminal_observations(normalizer: VecNormalize | None) -> None:
-    """Make the environments inside ``normalizer`` hand out terminal observations in raw units, too.
+    """Make the environments inside ``normalizer`` also return terminal observations in raw units.
 
     ``VecNormalize`` normalises and clips the last observation of an episode in place, and SB3 undoes the
     normalisation for its replay buffer and cannot undo the clipping. A failure far outside of the usual range is

@@ -19,7 +19,7 @@ from mbrl_wrappers.types import DynamicsModel, Limits
 
 
 def check_counts_from_zero(space: spaces.Space[Any]) -> None:
-    """Raise a ``ValueError`` for a Discrete space with another first action than 0, which SB3's agents ignore."""
+    """Raise a ``ValueError`` for a Discrete space that does not start at 0, because SB3's agents ignore ``start``."""
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ValueError(
             f"The actions of {space} begin at {space.start}, and Stable-Baselines3's agents count from 0: each of "

@@ -1,8 +1,8 @@
 """Speed as ratios measured in one process: ``make bench`` or ``python scripts/bench.py``.
 
-The yardstick of the learned model is float32 ``torch.mm`` at 1024 x 1024 x 1024 with the same number of threads, that
-of a true one the bare ``mujoco.rollout``. Each is timed in turn with what is compared to it, and each figure is the
-median over pairs. Close other programs first.
+The learned model is compared to float32 ``torch.mm`` at 1024 x 1024 x 1024 with the same number of threads, the true
+one to the bare ``mujoco.rollout``. Both sides are timed in turn, and each figure is the median over pairs. Close other
+programs first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch as th
 
-if __package__ in (None, ""):  # started as a file: the house is one folder up
+if __package__ in (None, ""):  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.benchmarks.ensemble import ensemble_figures, planning, rollout

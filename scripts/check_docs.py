@@ -93,7 +93,7 @@ def broken_code(path: Path, text: str) -> Iterator[str]:
 
 
 class _Echo(io.StringIO):
-    """Shows what is written and keeps it."""
+    """A text stream that prints what is written and also stores it."""
 
     def write(self, text: str) -> int:
         print(text, end="", file=sys.__stdout__, flush=True)

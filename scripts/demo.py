@@ -84,7 +84,7 @@ def train_both(args: DemoArguments, runs: Path) -> None:
 
 
 def make_film(folder: Path, path: Path) -> bool:
-    """Film the agent in a process of its own, which no fault of a graphics driver can leave."""
+    """Film the agent in a subprocess, so that a crash of the graphics driver does not end the demonstration."""
     command = [sys.executable, str(SCRIPTS / "enjoy.py"), str(folder), "--n-episodes", "1", "--video", str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -95,7 +95,7 @@ def make_film(folder: Path, path: Path) -> bool:
 
 
 def make_pictures(args: DemoArguments, runs: Path, output: Path) -> None:
-    """Draw the learning curves and what the model is worth."""
+    """Draw the learning curves and the model's prediction errors."""
     from scripts import plot
 
     run = run_folder(args, "with_model", runs)

@@ -20,10 +20,10 @@ class DynaQ(TabularAgent):
 
     .. math:: Q(s, a) \leftarrow Q(s, a) + \alpha\,[r + \gamma \max_{a'} Q(s', a') - Q(s, a)],
 
-    where a terminal :math:`s'` is worth nothing and one where a time limit cut is worth what it was; then the
-    transition is remembered, and ``planning_steps`` such updates follow on remembered ones. Their pairs are drawn
+    where the value of :math:`s'` is 0 if the episode terminated and is kept if it was truncated; then the
+    transition is stored, and ``planning_steps`` such updates follow on stored ones. Their pairs are drawn
     *uniformly over the states in which an action was ever taken, then uniformly over the actions ever taken there*, as
-    in the book; so a pair counts more in a state with few known actions than a draw over pairs would have it. With
+    in the book; so a pair in a state with few known actions is drawn more often than uniformly over pairs. With
     ``planning_steps=0`` this is Q-learning.
 
     Defaults are those of figure 8.2 with 50 planning steps: alpha 0.1, gamma 0.95, a constant epsilon of 0.1.
@@ -95,7 +95,7 @@ class DynaQ(TabularAgent):
 
 
 class DynaQPlus(DynaQ):
-    r"""Dyna-Q+ (Sutton and Barto 2018, section 8.3): Dyna-Q with a bonus for pairs that were not tried for long.
+    r"""Dyna-Q+ (Sutton and Barto 2018, section 8.3): Dyna-Q with a bonus for pairs not tried recently.
 
     In planning the reward is :math:`r + \kappa \sqrt{\tau}`, with :math:`\tau` the number of real steps since the pair
     was last tried (since the beginning, if never). Planning draws *any* action of a visited state: one never tried

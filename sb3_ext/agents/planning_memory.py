@@ -1,4 +1,4 @@
-"""What a tabular agent remembers of the world: its model, and the pairs that it plans with."""
+"""The memory of a tabular agent: its model and the state-action pairs that it plans with."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Tables(NamedTuple):
 class PlanningMemory(nn.Module):
     """The last ``K`` outcomes of each state and action, as buffers that SB3 saves with the agent.
 
-    With ``K = 1`` this is the deterministic model of Dyna-Q (Sutton and Barto 2018, section 8.2): what happened last
-    time will happen again. With more, a planning step draws one of the last ``K``, an estimate of the probabilities
-    that follows a world that changes.
+    With ``K = 1`` this is the deterministic model of Dyna-Q (Sutton and Barto 2018, section 8.2): it predicts the
+    last outcome. With more, a planning step samples one of the last ``K``, so the estimated probabilities follow an
+    environment that changes.
 
     Args:
         num_states: ``S``.
@@ -97,10 +97,10 @@ def views(arrays: Tables) -> Tables:
 
 
 def remember(tables: Tables, kept: int, pair: int, state: int, reward: float, next_state: int, alive: float) -> bool:
-    """Write one real transition of ``pair``, which begins in ``state``; the oldest of ``kept`` outcomes gives way.
+    """Write one real transition of ``pair``, which begins in ``state``, over the oldest of ``kept`` outcomes.
 
     Returns:
-        Whether the pair did something else than the last time.
+        Whether the outcome differs from the pair's previous one.
     """
     num_actions = len(tables.tries) // len(tables.visited)
     tables.size[1] += 1

@@ -16,7 +16,7 @@ from sb3_ext.agents.tabular_policy import TabularPolicy
 
 
 class PriorityQueue:
-    """Pairs by priority, highest first; of equal ones the first that came. A pair is in it once.
+    """Priority queue of pairs: highest priority first, ties in order of arrival, each pair at most once.
 
     A pair whose priority is raised gets a second entry in the heap, and the first one becomes stale: popping passes
     over it. Once most entries are stale the heap is built anew, so it never holds more than twice as many entries as
@@ -32,7 +32,7 @@ class PriorityQueue:
         return len(self._current)
 
     def push(self, pair: int, priority: float) -> None:
-        """Put a pair in, or raise its priority; a lower one than it has changes nothing."""
+        """Insert a pair or raise its priority; a lower priority than its present one is ignored."""
         known = self._current.get(pair)
         if known is not None and priority <= -known[0]:
             return
@@ -71,7 +71,7 @@ class PrioritizedSweeping(TabularAgent):
 
     if that exceeds ``threshold``; as in the book it has no update of its own. Then up to ``planning_steps`` times the
     first pair of the queue is updated, and every pair that is remembered to lead to its state enters with its own
-    priority. So planning works backwards from surprises, and no step is spent where nothing would change. Where several
+    priority. So planning works backwards from large errors and skips pairs whose value would not change. Where several
     outcomes of a pair are kept, the target is their mean.
 
     Args:
@@ -140,10 +140,10 @@ class PrioritizedSweeping(TabularAgent):
             target += t.reward[slot] + self.gamma * t.alive[slot] * best
         return float(target / len(slots) - t.q[pair])
 
-    # --- who leads where --------------------------------------------------------------------------------------------
+    # --- predecessors -----------------------------------------------------------------------------------------------
 
     def _leading_to(self, state: int) -> list[int]:
-        """The pairs that are remembered to lead to a state and to go on, in ascending order."""
+        """The predecessors of a state: pairs with a stored, non-terminal transition to it, in ascending order."""
         found = self._linked().get(state, set())
         found.difference_update([pair for pair in found if not self._leads(pair, state)])
         return sorted(found)
@@ -153,12 +153,12 @@ class PrioritizedSweeping(TabularAgent):
         return any(t.next_state[slot] == state and t.alive[slot] for slot in self._slots(pair))
 
     def _link(self, pair: int) -> None:
-        """Note where the newest outcome of a pair leads."""
+        """Record a pair as a predecessor of the successor in its newest outcome."""
         newest = (self._tables.tries[pair] - 1) % self.outcomes_kept
         self._linked().setdefault(self._tables.next_state[pair * self.outcomes_kept + newest], set()).add(pair)
 
     def _linked(self) -> dict[int, set[int]]:
-        """For each state the pairs that led to it at some time; found anew after an agent was loaded."""
+        """For each state the pairs that ever led to it; rebuilt after an agent was loaded."""
         if self._predecessors is None:
             self._predecessors = {}
             for pair in np.flatnonzero(self._arrays.tries).tolist():
@@ -167,7 +167,7 @@ class PrioritizedSweeping(TabularAgent):
         return self._predecessors
 
     def _slots(self, pair: int) -> range:
-        """Where the outcomes of a pair are."""
+        """The rows in which the outcomes of a pair are stored."""
         first = pair * self.outcomes_kept
         return range(first, first + min(self._tables.tries[pair], self.outcomes_kept))
 
@@ -177,7 +177,7 @@ class PrioritizedSweeping(TabularAgent):
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
-        """As SB3's; what leads where is found anew, and the queue keeps only pairs that the new memory knows."""
+        """As SB3's; predecessors are rebuilt, and the queue keeps only pairs of the new memory."""
         super().set_parameters(load_path_or_dict, exact_match, device)
         self._predecessors = None
         self.queue.keep(set(np.flatnonzero(self._arrays.tries).tolist()))

@@ -1,4 +1,4 @@
-"""Checks of what the real environments give in a step, before a tabular agent learns from any of it."""
+"""Checks of real observations and rewards before a tabular agent learns from them."""
 
 from __future__ import annotations
 

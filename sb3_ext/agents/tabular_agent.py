@@ -37,11 +37,11 @@ class TabularAgent(BaseAlgorithm):
     ``train_freq=1``; ``_on_step`` is called before the step is learned from. With several environments every one's
     transition is learned from in turn.
 
-    Draws come from a generator of the agent's own, which is saved with it: an agent that was saved, loaded and trained
-    on does what it would have done. ``predict(deterministic=False)`` draws from a second one, so that evaluation
-    changes nothing of training.
+    Draws come from a generator of the agent's own, which is saved with it: after saving and loading, training continues
+    as if it had not been interrupted. ``predict(deterministic=False)`` draws from a second one, so evaluation does not
+    affect training.
 
-    (The constructor has SB3's arguments in SB3's order of an off-policy agent, more than this house's eight.)
+    (The constructor takes the arguments of SB3's off-policy agents in their order, hence more than eight.)
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"TabularPolicy": TabularPolicy}
@@ -145,7 +145,7 @@ class TabularAgent(BaseAlgorithm):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """The greedy action, or with ``deterministic=False`` the epsilon-greedy one, a coin for each row."""
+        """The greedy action, or with ``deterministic=False`` the epsilon-greedy one, drawn independently per row."""
         action, state = self.policy.predict(observation, state, episode_start, deterministic)
         if not deterministic:
             assert self._predict_rng is not None

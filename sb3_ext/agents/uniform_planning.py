@@ -15,7 +15,7 @@ from mbrl_wrappers.optional import require
 from sb3_ext.agents.planning_memory import Tables
 
 PLAIN = -1.0
-"""The weight of the bonus that stands for Dyna-Q, which has none."""
+"""Value of ``kappa`` that selects Dyna-Q, which has no exploration bonus."""
 
 
 def plan(

@@ -68,7 +68,7 @@ def hopper_model() -> EnsembleDynamics:
 
 
 def standing_hoppers(rows: int) -> Tensor:
-    """Observations ``(rows, 11)`` near the upright pose, so that branches live."""
+    """Observations ``(rows, 11)`` near the upright pose, so that rollouts do not terminate."""
     obs = 0.01 * th.randn(rows, HOPPER[0], generator=th.Generator().manual_seed(0))
     obs[:, 0] += 1.25
     return obs

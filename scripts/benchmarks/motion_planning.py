@@ -91,7 +91,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def neighbours() -> list[Growth]:
-    """A point added and one looked for, in turn, in the plane: the kd-trees, and a search through all points."""
+    """Time of alternating insertions and nearest-neighbour queries in the plane: kd-trees and brute force."""
     points, rows = np.random.default_rng(0).random((100_000, 2)), []
     for what, largest in (("nearest neighbours", 100_000), ("search through all", 10_000)):
         known, first, started = NearestPoints(2), 0.0, time.process_time()
@@ -190,7 +190,7 @@ def installed(name: str) -> str | None:
 
 
 def shown(row: Any) -> Any:
-    """``row``, once it is printed."""
+    """Print ``row`` and return it."""
 
     def text(value: Any) -> str:
         if isinstance(value, tuple):

@@ -1,1 +1,1 @@
-"""What makes the files of docs/results that no command makes."""
+"""Scripts for the files in docs/results that the other commands do not write."""

@@ -1,7 +1,7 @@
 """What tree search reaches on small tasks: ``python scripts/experiments/mcts_results.py [TASK ...]``.
 
 Each task writes one JSON file into ``docs/results/mcts``. The optimum of FrozenLake-v1 (4 x 4, slippery, 100 steps) is
-0.744190; a search that sees the slips beforehand exceeds it, and ``frozen_lake_foreseen`` does so on purpose:
+0.744190; a search that knows the random slips beforehand exceeds it; ``frozen_lake_foreseen`` shows this:
 it is ``frozen_lake_copies`` with the random streams of the live environments left in the copies.
 """
 
@@ -66,7 +66,7 @@ def copies(envs: DummyVecEnv, *, reseed: bool = True) -> ClonedEnvModel:
 
 
 def value_from_data(envs: DummyVecEnv) -> Callable[[Tensor], Tensor]:
-    """What a state is worth by value iteration on a table of 100,000 random transitions, discount 0.99."""
+    """State values by value iteration on a table fitted to 100,000 random transitions, discount 0.99."""
     env = envs.envs[0]
     model = TabularModel(env.observation_space, env.action_space).fit(random_steps(100_000, 0))
     value = th.as_tensor(model.value_iteration(0.99).value).float()

@@ -1,4 +1,4 @@
-"""What it costs to act on old information: the price of executing ``m`` actions of a plan before the next one.
+"""The cost of replanning less often: executing ``m`` actions of each plan before the next one.
 
 Two panels. On the noisy double integrator the executed cost of MPCPolicy stands against its exact expectation; on real
 environments the returns of ``plan.py --execute m`` stand against ``m``, read from run folders:
@@ -22,7 +22,7 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-if __package__ in (None, ""):  # started as a file: the house is one folder up
+if __package__ in (None, ""):  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from controllers import LQR, MPCPolicy

@@ -65,7 +65,7 @@ class MazeArguments:
 
 @dataclass(frozen=True)
 class Episode:
-    """One way through a maze."""
+    """Result of one episode in a maze."""
 
     maze: str
     seed: int

@@ -18,7 +18,7 @@ require("matplotlib", extra="plots").use("Agg")
 plt: Any = require("matplotlib.pyplot", extra="plots")
 
 MAX_PANELS = 24
-MAX_ERROR = 4.0  # standard deviations; what strays further is of no use, and would flatten the rest of the picture
+MAX_ERROR = 4.0  # standard deviations; larger errors are cut off, since they would flatten the rest of the picture
 
 
 def panel_grid(panels: int, width: float = 3.1, height: float = 2.3) -> tuple[Any, list[Any]]:

@@ -1,4 +1,4 @@
-"""How far a model strays when it is given the real actions and never sees the real observations."""
+"""Open-loop prediction error of a model that gets the real actions but only the first real observation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HorizonErrors:
 
     Attributes:
         model: of the model's predictions, 1 to ``H`` steps ahead.
-        persistence: of saying that nothing changes.
+        persistence: of the baseline that predicts no change.
     """
 
     model: Tensor
@@ -43,7 +43,7 @@ class HorizonErrors:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One stretch of a real episode and what each of ``M`` imagined trajectories made of it.
+    """A segment of a real episode and ``M`` imagined trajectories under the same actions.
 
     Attributes:
         real_obs: ``(H + 1, O)``.

@@ -1,4 +1,4 @@
-"""How MuJoCo draws on a machine without a display; free of imports that would decide it too early."""
+"""Chooses MuJoCo's renderer on a machine without a display; imports nothing that would fix the choice first."""
 
 from __future__ import annotations
 

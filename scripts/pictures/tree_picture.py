@@ -1,4 +1,4 @@
-"""A picture of what tree search looked at: ``python scripts/pictures/tree_picture.py -o tree.png``.
+"""A picture of a search tree: ``python scripts/pictures/tree_picture.py -o tree.png``.
 
 Searches FrozenLake-v1 (or CartPole-v1 with ``--env``) from its start, or another toy-text state, and draws the part of
 the tree that was visited most. A line's width is the share of the simulations that went through it, its colour the
@@ -27,7 +27,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 class Line(NamedTuple):
-    """From a point of the picture to another, where something is written."""
+    """A line of the picture between two points, with a label at its end."""
 
     start: tuple[float, float]
     end: tuple[float, float]

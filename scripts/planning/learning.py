@@ -73,7 +73,7 @@ def train_planner(args: TrainPlannerArguments, words: Sequence[str]) -> int:
 
 
 def resume(args: TrainPlannerArguments, words: Sequence[str]) -> int:
-    """Go on with a run where it stood after its last whole trial; it comes out as if it had not stopped.
+    """Resume a run after its last complete trial; the results are those of an uninterrupted run.
 
     Args:
         args: ``resume`` names the folder; ``-n``, ``--trials``, ``--eval-episodes`` and ``-P`` are taken when given.
@@ -169,7 +169,7 @@ class PlannerTraining:
         if trial.fit is not None:
             self.model.save(self.folder, self.store.transitions())
         if self._is_whole(trial):
-            # The model had seen what came before the trial, so that is what its return was reached with.
+            # The trial was planned with a model fitted to the steps before it, so its return counts at that step.
             self._evaluated(trial.real_steps - trial.length, [trial.real_return], [trial.length])
         self._log(trial)
         self.record()

@@ -1,4 +1,4 @@
-"""The model, the planner and the agent's share of it, as ``plan.py`` puts them together."""
+"""Builds the policy of ``plan.py`` from model, planner and, if asked for, an agent's critic and proposals."""
 
 from __future__ import annotations
 

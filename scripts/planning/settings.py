@@ -69,7 +69,7 @@ def build_planner(name: str, block: Mapping[str, Any]) -> Planner:
 
 
 def try_out(policy: MPCPolicy[Any], obs: NDArray[Any]) -> None:
-    """Make the smallest plan there is, and throw it away: what cannot work together fails before a folder is made.
+    """Run a minimal plan and discard it, so that incompatible settings fail before a folder is made.
 
     Args:
         policy: is not changed.

@@ -148,7 +148,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
 
 
 def _differences(one: Run, other: Run) -> list[str]:
-    """What sets two runs apart besides seed, length and machine."""
+    """Settings in which two runs differ, apart from seed, length and machine."""
     keys: tuple[str, ...] = ("algorithm", "backend", "with_model", "env_kwargs")
     if one.policy == "averaged":
         keys = (*keys, "average_steps")

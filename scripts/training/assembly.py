@@ -66,7 +66,7 @@ def branching_callback(plan: TrainingRun, averaged: AveragedActor | None, dyna: 
 
 
 def acting_callbacks(plan: TrainingRun, averaged: AveragedActor | None) -> list[BaseCallback]:
-    """What lets the averaged actor take the real steps if ``--use-average acting`` says so: last but for timers."""
+    """The callback for ``--use-average acting``: the averaged actor takes the real steps. Only timers come after it."""
     from sb3_ext import ActWithAverage
 
     return [] if averaged is None or "acting" not in plan.args.use_average else [ActWithAverage(averaged)]
@@ -100,7 +100,7 @@ def build_dyna(plan: TrainingRun, env: VecEnv, clock: PhaseClock, *, verbose: in
 
 
 def rehearse(plan: TrainingRun) -> None:
-    """Build everything that the run will build, and throw it away: what cannot work fails here, and leaves nothing.
+    """Build all parts of the run once and discard them, so that errors appear before any file is written.
 
     The run itself is not changed by it: agent, model and environments are seeded when they are built again.
 

@@ -51,7 +51,7 @@ class PhaseClock:
         setattr(owner, method, timed)
 
     def follow(self, phase: str, seconds: Callable[[], float]) -> None:
-        """Let someone else, who says the total when asked, count a phase."""
+        """Take the seconds of ``phase`` from the function ``seconds``, which returns the total so far."""
         self._followed[phase] = seconds
 
     def _by_phase(self) -> dict[str, float]:
@@ -82,8 +82,8 @@ class TrainTimer(BaseCallback):
     """Counts agent updates: what lies between the end of one rollout and the start of the next.
 
     SB3 calls ``agent.train`` exactly there, so the agent itself stays untouched. Put it last in the list of
-    callbacks: work that others do at a rollout's end, such as fitting a model, is then over. What other phases
-    claim in between is theirs.
+    callbacks: work that others do at a rollout's end, such as fitting a model, is then over. Time that other phases
+    count in between is subtracted.
     """
 
     def __init__(self, clock: PhaseClock) -> None:

@@ -122,7 +122,7 @@ def learn_with_model(
     evaluation: SummaryEvaluation,
     averaged: AveragedActor | None,
 ) -> BaseAlgorithm:
-    """Dyna: the agent trains on what it did and on what the model imagines."""
+    """Dyna: the agent trains on real and on imagined transitions."""
     from sb3_ext.agent_checks import mixed_buffer
 
     with closing(training_env(plan, folder, clock)) as env:
