@@ -114,7 +114,7 @@ class Transitions(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model says of one step: ``next_obs (B, O)``, ``reward (B,)``, ``terminated (B,)`` bool."""
+    """A model's prediction of one step: ``next_obs (B, O)``, ``reward (B,)``, ``terminated (B,)`` bool."""
 
     next_obs: Tensor
     reward: Tensor

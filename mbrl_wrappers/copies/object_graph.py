@@ -106,7 +106,7 @@ def random_streams(root: Any) -> list[RandomStream]:
 
 
 def contents(value: Any) -> object:
-    """What tells an object from a later state of itself, its parts left out; compare two by ``==``."""
+    """A summary of an object's own state, without its parts; compare two by ``==`` to detect a change."""
     kind = type(value)
     if isinstance(value, _PLAIN):
         return kind, repr(value)

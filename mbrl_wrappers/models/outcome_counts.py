@@ -38,7 +38,7 @@ class OutcomeCounts(NamedTuple):
         return cls(unique, *sums)
 
     def merged(self, other: OutcomeCounts) -> OutcomeCounts:
-        """What both have seen."""
+        """The sum of both sets of counts."""
         return OutcomeCounts.of(*(np.concatenate(columns) for columns in zip(self, other, strict=True)))
 
 

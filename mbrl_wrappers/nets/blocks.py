@@ -56,7 +56,7 @@ def _run_member(weights: Sequence[tuple[Tensor, Tensor]], x: Tensor, out: Tensor
 
 
 class _Buffers:
-    """Memory for activations that layers use in turns: what one reads, the next does not overwrite.
+    """Activation buffers of the hidden layers: consecutive layers alternate, so that none overwrites its input.
 
     Args:
         like: a tensor of the device and type they should have.
