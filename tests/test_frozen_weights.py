@@ -35,7 +35,7 @@ class Tanh:
         return th.tanh(mean + 0.1 * th.randn(mean.shape, generator=generator)), None
 
 
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_weights_of_an_ensemble_get_no_gradient_and_the_policys_do(propagation: str, learned: bool) -> None:
     known = {} if learned else {"reward_fn": oracle_reward, "termination_fn": oracle_termination}
@@ -49,7 +49,7 @@ def test_the_weights_of_an_ensemble_get_no_gradient_and_the_policys_do(propagati
         assert bool((policy.net.weight.grad != 0).all())
 
 
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 def test_frozen_weights_leave_the_policys_gradient_as_it_is(propagation: str) -> None:
     """Against the same formulas written out, step by step, with weights that collect gradients too."""
     model, policy, starts = ensemble(propagation=propagation), Tanh(), th.full((6, 3), 0.1)

@@ -83,7 +83,7 @@ def test_the_same_rows_as_a_branched_rollout_through_terminations_and_limits() -
     assert int(ended_by_limits.sum()) == branched.num_dropped
 
 
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 def test_the_draws_of_a_branched_rollout_while_every_row_lives(propagation: str) -> None:
     model, policy = tiny_ensemble(propagation), Feedback(noise=0.5)
     branched = branched_rollout(model, policy, STARTS, 4, generator=generator(3)).transitions

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch as th
 from torch import Generator, Tensor
 
+from mbrl_wrappers.disagreement import MemberGaussians, fuse
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions, GaussianEnsemble
 from mbrl_wrappers.nets import Routing
 from mbrl_wrappers.seeding import torch_generator
@@ -21,7 +22,7 @@ from mbrl_wrappers.types import Prediction, RewardFn, TerminationFn
 # Rows of one pass through the elementwise operations around the network: their intermediates stay in cache.
 STEP_ROWS = 16384
 
-Propagation = Literal["ts1", "tsinf", "mean"]
+Propagation = Literal["ts1", "tsinf", "mean", "infoprop"]
 
 
 class EnsembleState(NamedTuple):
@@ -57,7 +58,13 @@ class EnsembleDynamics(GaussianEnsemble):
     lose their changes (``obs_dtype``); the networks compute in float32.
 
     Rows are routed through one elite each: ``propagation`` is ``"ts1"`` (a new elite in each step), ``"tsinf"``
-    (one elite for the whole trajectory) or ``"mean"`` (the mixture mean over elites, no noise).
+    (one elite for the whole trajectory), ``"mean"`` (the mixture mean over elites, no noise) or ``"infoprop"``: all
+    elites are asked and fused (:func:`~mbrl_wrappers.disagreement.fuse`), and the draw :math:`x` of one of them counts
+    as far as its spread is noise and no error of the model,
+
+    .. math:: s' \sim \mathcal{N}\big(\mu_f + K (x - \mu_f),\ (1 - K)\,v_f\big)
+
+    (Infoprop, Frauenknecht et al. 2025, section 4). It costs as much as all elites.
 
     Args:
         observation_space: one-dimensional float Box.
@@ -183,6 +190,8 @@ class EnsembleDynamics(GaussianEnsemble):
         inputs = self.inputs(obs, action)
         if self.propagation == "mean":
             raw = self._mixture_mean(inputs)
+        elif self.propagation == "infoprop":
+            raw = self._fused(inputs, generator, groups)
         else:
             if self.propagation == "ts1":
                 block, member = Routing.balanced(len(action) // groups, self.elites, generator=generator)
@@ -215,6 +224,33 @@ class EnsembleDynamics(GaussianEnsemble):
         mean, _, logit = self.columns(self.elite_columns(inputs).mean(0))
         target = self.target_normalizer.denormalize(mean)
         return RawOutputs(target[:, : self.obs_size], target[:, self.obs_size] if self.learn_reward else None, logit)
+
+    def _fused(self, inputs: Tensor, generator: Generator, groups: int) -> RawOutputs:
+        """A draw of one elite, pulled towards what all of them agree on. The reward is their fused mean."""
+        outputs, rows = self.elite_outputs(inputs), len(inputs) // groups
+        fused = fuse(MemberGaussians(outputs.mean, outputs.log_variance.exp()))
+        elite = th.randint(self.num_elites, (rows,), generator=generator, device=self.device).repeat(groups)
+        noise = th.randn(2, rows, self.obs_size, generator=generator, device=self.device, dtype=inputs.dtype)
+        own, rest = noise.repeat(1, groups, 1)
+        every, size = th.arange(len(inputs), device=self.device), self.obs_size
+        mean, gain, variance = (column[:, :size] for column in (fused.mean, fused.gain, fused.variance))
+        drawn = outputs.mean[elite, every, :size] + (0.5 * outputs.log_variance[elite, every, :size]).exp() * own
+        target = mean + gain * (drawn - mean) + ((1 - gain) * variance).sqrt() * rest
+        target = self.target_normalizer.denormalize(th.cat([target, fused.mean[:, size:]], 1))
+        return RawOutputs(
+            target[:, :size],
+            target[:, size] if self.learn_reward else None,
+            None if outputs.logit is None else outputs.logit.mean(0),
+        )
+
+    def member_gaussians(self, obs: Tensor, action: Tensor) -> MemberGaussians:
+        """What each elite predicts for ``obs (B, O)`` and model actions ``(B, A)``, in standardised units.
+
+        Dimensions that never change are left out, and so is a reward that is known.
+        """
+        outputs = self.elite_outputs(self.inputs(self.as_observations(obs), self.as_weights(action)))
+        changing = ~self.target_normalizer.constant
+        return MemberGaussians(outputs.mean[..., changing], outputs.log_variance[..., changing].exp())
 
     def _predict(self, obs: Tensor, action: Tensor, next_obs: Tensor, raw: RawOutputs) -> Prediction:
         """Reward and termination of rows ``(B, ...)``: known, or as learned."""

@@ -134,7 +134,7 @@ def test_discrete_actions_reach_functions_as_indices() -> None:
     assert seen[0].tolist() == [4, 5, 6]
 
 
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 @pytest.mark.parametrize("learned", [False, True])
 def test_candidates_that_are_equal_get_equal_predictions_from_common_draws(propagation: str, learned: bool) -> None:
     known = {} if learned else {"reward_fn": oracle_reward, "termination_fn": never_terminates}
@@ -293,7 +293,7 @@ def test_unsupported_spaces_say_what_to_do(
         EnsembleDynamics(observation_space, action_space)
 
 
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 def test_float64_starts_actions_and_coordinates_are_cast(propagation: str) -> None:
     model = make_model(propagation=propagation)
     rows = make_rows()
@@ -406,7 +406,7 @@ def test_a_weighed_classifier_learns_the_true_probability() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 def test_a_step_on_the_gpu_takes_starts_and_actions_of_the_cpu(propagation: str) -> None:
     model = make_model(propagation=propagation, device="cuda")
     rows = make_rows()

@@ -41,7 +41,7 @@ def test_a_loaded_model_predicts_the_same_bits(model: Affine, path: Path) -> Non
     assert restored.reward_fn == Weighted(0.1)
 
 
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 def test_a_loaded_ensemble_predicts_the_same_bits(tmp_path: Path, propagation: Any) -> None:
     env = gym.make("InvertedPendulum-v5")
     known = task_functions(env)

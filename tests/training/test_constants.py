@@ -56,7 +56,7 @@ def rows_with_constants(unit: float, count: int = 600) -> Transitions:
 
 
 @pytest.mark.parametrize("unit", [2.0**-30, 2.0**-10, 1.0, 2.0**10])
-@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean"])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf", "mean", "infoprop"])
 def test_what_never_changes_in_the_data_is_predicted_not_to_change(unit: float, propagation: str) -> None:
     rows = rows_with_constants(unit)
     model = EnsembleDynamics(
