@@ -1,6 +1,7 @@
 """Models of the world as Gymnasium environments, for unmodified Stable-Baselines3 agents and for planners."""
 
 from mbrl_wrappers import tasks
+from mbrl_wrappers.branch_gate import BranchGate, GateConfig
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, UniformStarts
 from mbrl_wrappers.envs.registration import register_envs
 from mbrl_wrappers.fitting import FitReport
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActionCodec",
+    "BranchGate",
     "ClonedEnvModel",
     "DynamicsModel",
     "EnsembleDynamics",
@@ -33,6 +35,7 @@ __all__ = [
     "FitConfig",
     "FitReport",
     "FunctionModel",
+    "GateConfig",
     "LatentModel",
     "Limits",
     "ModelEnv",

@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.branch_gate import BranchGate
 from mbrl_wrappers.envs import Starts, StartSampler, start_sampler
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.function_checks import check_functions, disagreement
@@ -97,6 +98,7 @@ class DynaCallback(BaseCallback):
         self._functions = (reward_fn, termination_fn)
         self._given_starts = starts
         self._starts: StartSampler | None = None
+        self._gate: BranchGate | None = None
         self._seed = seed
         self._streams: _Streams | None = None
         self._generator: th.Generator | None = None
@@ -127,6 +129,8 @@ class DynaCallback(BaseCallback):
             for note in default.notes:
                 self._say(note)
         check_pieces(self.model.observation_space, self.model.action_space, self.dynamics, self.trainer)
+        if self.config.gate is not None and self._gate is None:
+            self._gate = BranchGate(self.dynamics, self.config.gate)
         if self._given_starts is not None:
             self._starts = start_sampler(self._given_starts, self.dynamics.observation_space.shape[0])
         if self.trainer is None:
@@ -200,8 +204,11 @@ class DynaCallback(BaseCallback):
             return
         started = time.perf_counter()
         cap = self.config.first_fit_gradient_steps if self._fits == 0 else None
-        report = self.trainer.fit(buffer.real_transitions(), max_gradient_steps=cap, row_ids=buffer.row_ids())
+        rows = buffer.real_transitions()
+        report = self.trainer.fit(rows, max_gradient_steps=cap, row_ids=buffer.row_ids())
         self.report = report
+        if self._gate is not None:
+            self._gate.calibrate(rows)
         self._fits += 1
         self.fit_seconds += time.perf_counter() - started
         self._log_fit(report)
@@ -222,10 +229,10 @@ class DynaCallback(BaseCallback):
         starts = self._draw_starts(buffer, branches)
         if not len(starts):
             return
-        rollout = branched_rollout(self.dynamics, policy, starts, length, generator=self._generator)
+        rollout = branched_rollout(self.dynamics, policy, starts, length, generator=self._generator, gate=self._gate)
         synthetic.add_batch(rollout.transitions, buffer.real_steps)
         self.rollout_seconds += time.perf_counter() - started
-        self._log_rollout(rollout, length, buffer)
+        self._log_rollout(rollout, length, len(starts), buffer)
         if rollout.num_dropped > max(rollout.transitions.num_rows, 1):
             warnings.warn(
                 f"{rollout.num_dropped} predictions of the model were dropped and {rollout.transitions.num_rows} kept: "
@@ -293,8 +300,8 @@ class DynaCallback(BaseCallback):
             f"{report.seconds:.1f} s, holdout R2 {report.r2_mean:.3f}"
         )
 
-    def _log_rollout(self, rollout: Rollout, length: int, buffer: MixedReplayBuffer) -> None:
-        record_rollout(self.logger, rollout, length)
+    def _log_rollout(self, rollout: Rollout, length: int, branches: int, buffer: MixedReplayBuffer) -> None:
+        record_rollout(self.logger, rollout, length, branches)
         self.logger.record("dyna/synthetic_rows", len(buffer.synthetic))
         self.logger.record("dyna/oldest_rows_age", buffer.real_steps - (buffer.synthetic.oldest or buffer.real_steps))
         self.logger.record("dyna/synthetic_mib", buffer.synthetic.capacity * buffer.synthetic.row_bytes / 2**20)

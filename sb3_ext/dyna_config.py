@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mbrl_wrappers.branch_gate import GateConfig
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.schedules import RolloutLength
 
@@ -33,6 +34,7 @@ class DynaConfig:
             ``learning_starts``.
         first_fit_gradient_steps: cap of the first fit, in place of the trainer's.
         policy_noise_std: exploration noise of deterministic actors in the model.
+        gate: ends branches where the members of the model disagree; None believes every prediction inside the limits.
     """
 
     model_train_freq: int = 250
@@ -43,6 +45,7 @@ class DynaConfig:
     min_real_rows: int = 250
     first_fit_gradient_steps: int | None = 2500
     policy_noise_std: float = 0.1
+    gate: GateConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("model_train_freq", "rollout_freq", "rollouts_per_step", "retain_steps"):
@@ -58,6 +61,8 @@ class DynaConfig:
         if self.first_fit_gradient_steps is not None:
             at_least("first_fit_gradient_steps", self.first_fit_gradient_steps)
         within("policy_noise_std", self.policy_noise_std, 0)
+        if self.gate is not None and not isinstance(self.gate, GateConfig):
+            raise TypeError(f"gate must be a GateConfig or None, got {type(self.gate).__name__}.")
 
     def length(self, real_steps: int) -> int:
         """The branch length after ``real_steps``."""

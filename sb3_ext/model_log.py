@@ -43,11 +43,14 @@ def record_fit(logger: Logger, report: FitReport) -> None:
     logger.record("model/gradient_steps", report.gradient_steps)
 
 
-def record_rollout(logger: Logger, rollout: Rollout, length: int) -> None:
-    """Record a round of branched rollouts of at most ``length`` steps under ``dyna/``."""
+def record_rollout(logger: Logger, rollout: Rollout, length: int, branches: int) -> None:
+    """Record a round of ``branches`` branched rollouts of at most ``length`` steps under ``dyna/``."""
     rows = rollout.transitions
     predictions = max(rows.num_rows + rollout.num_dropped, 1)
     logger.record("dyna/rollout_length", length)
+    logger.record("dyna/branch_length_mean", rows.num_rows / branches)
+    if rollout.uncertainty is not None:
+        logger.record("dyna/gated_fraction", rollout.num_gated / max(rows.num_rows + rollout.num_gated, 1))
     logger.record("dyna/imagined_reward_mean", float(rows.reward.mean()) if rows.num_rows else 0.0)
     logger.record("dyna/terminated_fraction", float(rows.terminated.float().sum()) / predictions)
     logger.record("dyna/dropped_fraction", rollout.num_dropped / predictions)

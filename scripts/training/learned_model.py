@@ -16,6 +16,7 @@ from mbrl_wrappers import (
     EnsembleOptions,
     FitConfig,
     FitReport,
+    GateConfig,
     RolloutLength,
     Trainer,
     Transitions,
@@ -192,6 +193,10 @@ def dyna_config(block: Mapping[str, Any]) -> DynaConfig:
         if len(length) != 4:
             raise ValueError(f"rollout_length is a number or [start_step, end_step, start, end], got {list(length)}.")
         arguments["rollout_length"] = RolloutLength(*length)
+    if arguments.get("gate") is not None:
+        if not isinstance(arguments["gate"], Mapping):
+            raise ValueError(f"gate takes settings such as {{quantile: 1.0}}, got {arguments['gate']!r}.")
+        arguments["gate"] = GateConfig(**dataclass_arguments(GateConfig, arguments["gate"], "dyna.gate"))
     return DynaConfig(**arguments)
 
 

@@ -86,9 +86,10 @@ def test_a_rollout_is_recorded_in_shares_of_its_predictions(
     obs, reward = th.zeros(count, 2), th.arange(1.0, count + 1)
     rows = Transitions(obs, th.zeros(count, 1), reward, obs, ends, ends)
     number = th.zeros(count, dtype=th.int64)
-    record_rollout(logger, Rollout(rows, number, number, dropped), 5)
+    record_rollout(logger, Rollout(rows, number, number, dropped), 5, 4)
     assert logger.name_to_value == {
         "dyna/rollout_length": 5,
+        "dyna/branch_length_mean": rows.num_rows / 4,
         "dyna/imagined_reward_mean": wanted[0],
         "dyna/terminated_fraction": wanted[1],
         "dyna/dropped_fraction": wanted[2],

@@ -12,7 +12,7 @@ import pytest
 import stable_baselines3
 
 import mbrl_wrappers
-from mbrl_wrappers import RolloutLength
+from mbrl_wrappers import GateConfig, RolloutLength
 from mbrl_wrappers.storage.checkpoint import load_starts
 from scripts import enjoy, plot
 from scripts.pictures import model_pictures
@@ -280,6 +280,16 @@ def test_what_is_known_of_the_task_is_said_once(run: Path, tmp_path: Path, capsy
 def test_rollout_length_from_yaml() -> None:
     assert dyna_config({"rollout_length": [20, 150, 1, 15]}).rollout_length == RolloutLength(20, 150, 1, 15)
     assert dyna_config({"rollout_length": 3}).length(10**6) == 3
+
+
+def test_a_gate_from_yaml() -> None:
+    assert dyna_config({"gate": {"quantile": 0.99}}).gate == GateConfig(quantile=0.99)
+    assert dyna_config({"gate": {}}).gate == GateConfig()
+    assert dyna_config({}).gate is None
+    with pytest.raises(ValueError, match=r"dyna\.gate"):
+        dyna_config({"gate": {"quantle": 0.99}})
+    with pytest.raises(ValueError, match="gate takes settings"):
+        dyna_config({"gate": True})
 
 
 def test_starts_are_the_rows_after_an_end() -> None:
