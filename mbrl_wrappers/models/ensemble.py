@@ -33,9 +33,15 @@ class EnsembleState(NamedTuple):
 
 
 class RawOutputs(NamedTuple):
-    """Outputs in raw units: ``change (B, O)`` of the observation, ``reward (B,)`` and ``logit (B,)`` where learned."""
+    """Outputs in raw units, reward and logit where they are learned.
 
-    change: Tensor
+    Attributes:
+        target: ``(B, O)``, the change of the observation, or the next observation where that is predicted.
+        reward: ``(B,)``.
+        logit: ``(B,)`` of a termination.
+    """
+
+    target: Tensor
     reward: Tensor | None
     logit: Tensor | None
 
@@ -44,7 +50,8 @@ class RawOutputs(NamedTuple):
 class EnsembleDynamics(GaussianEnsemble):
     r"""A probabilistic ensemble of Gaussian networks (PETS, Chua et al. 2018, section 4; MBPO, Janner et al. 2019).
 
-    Member :math:`e` predicts the standardised change of the observation and, unless a function is given, the reward,
+    Member :math:`e` predicts the standardised change of the observation (or the next observation, see
+    :class:`EnsembleOptions`) and, unless a function is given, the reward,
 
     .. math:: s' = s + \mu_\Delta + \sigma_\Delta\,(m_e(s, a) + \sqrt{v_e(s, a)}\,\epsilon),
               \quad \epsilon \sim \mathcal{N}(0, I),
@@ -199,7 +206,7 @@ class EnsembleDynamics(GaussianEnsemble):
             else:
                 routing = Routing.of(member, self.num_members)
             raw = self._sample(inputs, routing, generator, groups)
-        next_obs = obs + raw.change
+        next_obs = raw.target.to(obs.dtype) if self.options.target == "direct" else obs + raw.target
         return EnsembleState(next_obs, member), self._predict(obs, action, next_obs, raw)
 
     def _sample(self, inputs: Tensor, routing: Routing, generator: Generator, groups: int) -> RawOutputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch as th
 from torch import Generator, Tensor, nn
@@ -28,6 +28,9 @@ class EnsembleOptions:
         log_variance_low: lower limit of the log-variance, in standardised target units.
         log_variance_high: upper limit.
         learn_log_variance_limits: train the two limits of each member (PETS) or keep them fixed for all.
+        target: the networks predict the ``"delta"`` of the observation, or the next observation ``"direct"``; either is
+            standardised per dimension.
+        layer_norm: normalise the features of each hidden layer of the networks.
         limit_margin: predictions further outside of the training data than this share of its width are dropped.
     """
 
@@ -35,8 +38,12 @@ class EnsembleOptions:
     log_variance_high: float = 0.5
     learn_log_variance_limits: bool = False
     limit_margin: float = 1.0
+    target: Literal["delta", "direct"] = "delta"
+    layer_norm: bool = False
 
     def __post_init__(self) -> None:
+        if self.target not in ("delta", "direct"):
+            raise ValueError(f'target must be "delta" or "direct", got {self.target!r}.')
         within("limit_margin", self.limit_margin, 0)
 
 
@@ -106,7 +113,14 @@ class GaussianEnsemble(nn.Module):
         self.options = options
         self.target_size = self.obs_size + self.learn_reward
         outputs = 2 * self.target_size + self.learn_termination
-        self.net = EnsembleMLP(num_members, self.obs_size + self.action_size, self.hidden, outputs, generator=generator)
+        self.net = EnsembleMLP(
+            num_members,
+            self.obs_size + self.action_size,
+            self.hidden,
+            outputs,
+            layer_norm=options.layer_norm,
+            generator=generator,
+        )
         self.log_variance = BoundedLogVariance(
             self.target_size,
             options.log_variance_low,
@@ -134,6 +148,8 @@ class GaussianEnsemble(nn.Module):
     @property
     def obs_dtype(self) -> th.dtype:
         """That of states and predictions: float64 where float32 would lose the changes of the training rows."""
+        if self.options.target == "direct":
+            return self.dtype
         scale, target = self.obs_normalizer, self.target_normalizer
         magnitude = (scale.mean**2 + scale.std**2).sqrt()
         change = (target.mean**2 + target.std**2).sqrt()[: self.obs_size]
@@ -164,6 +180,7 @@ class GaussianEnsemble(nn.Module):
 
     def set_statistics(self, rows: Transitions) -> None:
         """Take normaliser statistics and limits from the training rows, and from them only."""
+        self._check_direct(rows)
         self._termination_rate = float(rows.terminated.float().mean())
         self.obs_normalizer.set_statistics(rows.obs)
         self.target_normalizer.set_statistics(self._raw_targets(rows))
@@ -188,8 +205,17 @@ class GaussianEnsemble(nn.Module):
         return Examples(self.inputs(rows.obs, rows.action), targets, rows.terminated.float())
 
     def _raw_targets(self, rows: Transitions) -> Tensor:
-        delta = (rows.next_obs - rows.obs).to(self.dtype)
-        return delta if not self.learn_reward else th.cat([delta, rows.reward[:, None]], 1)
+        following = rows.next_obs if self.options.target == "direct" else rows.next_obs - rows.obs
+        following = following.to(self.dtype)
+        return following if not self.learn_reward else th.cat([following, rows.reward[:, None]], 1)
+
+    def _check_direct(self, rows: Transitions) -> None:
+        """A direct target needs observations whose changes float32 can tell apart."""
+        if self.options.target == "direct" and rows.obs.dtype != self.dtype:
+            raise ValueError(
+                "The observations lie so far from zero that float32 loses their changes, and a direct target would "
+                'round them away: leave EnsembleOptions(target="delta"), or subtract an offset in the environment.'
+            )
 
     def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """Network inputs ``(B, O + A)``: standardised observation, model action as it is (already in [-1, 1])."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from mbrl_wrappers.nets.ensemble_linear import EnsembleLinear
+from mbrl_wrappers.nets.layer_norm import normalize_features_
 
 # Rows evaluated at a time: the activations of a block (768 x 200 float32 = 600 KB) stay in a core's L2 cache.
 BLOCK_ROWS = 768
@@ -25,18 +26,22 @@ class Activations(NamedTuple):
     with_ones: Tensor
 
 
-def evaluate_in_blocks(layers: Sequence[EnsembleLinear], x: Tensor, segments: Sequence[tuple[int, int]]) -> Tensor:
+def evaluate_in_blocks(
+    layers: Sequence[EnsembleLinear], x: Tensor, segments: Sequence[tuple[int, int]], *, layer_norm: bool = False
+) -> Tensor:
     """``(in, B)``, grouped by member as ``segments`` say, to ``(out, B)``."""
     weights = list(zip(*(layer.members() for layer in layers), strict=True))
     out = x.new_empty(layers[-1].bias.shape[1], x.shape[1])
     counts = [count for _, count in segments]
     buffers = _Buffers(x, [layer.bias.shape[1] for layer in layers[:-1]], min(BLOCK_ROWS, max(counts, default=0)))
     for (member, _), inputs, outputs in zip(segments, x.split(counts, 1), out.split(counts, 1), strict=True):
-        _run_member(weights[member], inputs, outputs, buffers)
+        _run_member(weights[member], inputs, outputs, buffers, layer_norm)
     return out
 
 
-def _run_member(weights: Sequence[tuple[Tensor, Tensor]], x: Tensor, out: Tensor, buffers: _Buffers) -> None:
+def _run_member(
+    weights: Sequence[tuple[Tensor, Tensor]], x: Tensor, out: Tensor, buffers: _Buffers, layer_norm: bool
+) -> None:
     """Fill ``out (out, B)`` with what one member, whose bias and weight of each layer are given, makes of ``x``."""
     (first_bias, first_weight), *later = weights
     packed: list[Tensor] = []
@@ -48,6 +53,8 @@ def _run_member(weights: Sequence[tuple[Tensor, Tensor]], x: Tensor, out: Tensor
         targets = [*(view.values for view in activations), result]
         th.addmm(first_bias, first_weight, block, out=targets[0])
         for depth, (source, target) in enumerate(zip(activations, targets[1:], strict=True)):
+            if layer_norm:
+                normalize_features_(source.values, 0)
             silu(source.values, inplace=True)
             if packed:
                 th.mm(packed[depth], source.with_ones, out=target)

@@ -12,6 +12,7 @@ from torch.nn.functional import silu
 
 from mbrl_wrappers.nets.blocks import evaluate_in_blocks
 from mbrl_wrappers.nets.ensemble_linear import EnsembleLinear
+from mbrl_wrappers.nets.layer_norm import normalize_features
 from mbrl_wrappers.nets.routing import Routing
 
 
@@ -26,13 +27,22 @@ class EnsembleMLP(nn.Module):
         in_features: inputs per row.
         hidden: width of each hidden layer.
         out_features: outputs per row.
+        layer_norm: normalise the features of each hidden layer before SiLU, without learned scales.
         generator: source of the initial weights.
     """
 
     def __init__(
-        self, num_members: int, in_features: int, hidden: Sequence[int], out_features: int, *, generator: th.Generator
+        self,
+        num_members: int,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        layer_norm: bool = False,
+        generator: th.Generator,
     ) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         sizes = (in_features, *hidden, out_features)
         self.num_members = num_members
         self.out_features = out_features
@@ -47,7 +57,7 @@ class EnsembleMLP(nn.Module):
         *hidden, output = self.linear_layers()
         x = x.transpose(1, 2)
         for layer in hidden:
-            x = silu(layer(x))
+            x = silu(self._normed(layer(x), 1))
         y: Tensor = output(x)
         return y.transpose(1, 2)
 
@@ -59,8 +69,12 @@ class EnsembleMLP(nn.Module):
         """
         grouped = x.index_select(0, routing.order).t().contiguous()
         if not th.is_grad_enabled():
-            return evaluate_in_blocks(self.linear_layers(), grouped, routing.segments).t()
+            return evaluate_in_blocks(self.linear_layers(), grouped, routing.segments, layer_norm=self.layer_norm).t()
         return self._evaluate(grouped, routing).t()
+
+    def _normed(self, x: Tensor, features: int) -> Tensor:
+        """``x`` with its axis ``features`` normalised, where that is asked for."""
+        return normalize_features(x, features) if self.layer_norm else x
 
     def _evaluate(self, x: Tensor, routing: Routing) -> Tensor:
         """``(in, B)``, grouped by member, to ``(out, B)``."""
@@ -71,6 +85,6 @@ class EnsembleMLP(nn.Module):
         ):
             *hidden, (last_bias, last_weight) = weights[member]
             for bias, weight in hidden:
-                rows = silu(th.addmm(bias, weight, rows))
+                rows = silu(self._normed(th.addmm(bias, weight, rows), 0))
             outputs.append(th.addmm(last_bias, last_weight, rows))
         return th.cat(outputs, dim=1)

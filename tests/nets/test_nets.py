@@ -211,3 +211,26 @@ def test_statistics_do_not_depend_on_the_unit(unit: float) -> None:
     normalizer.set_statistics(unit * th.tensor([[1.0, 0.1], [3.0, 0.1]]))
     assert (normalizer.std / unit).tolist() == pytest.approx([1.0, 0.0])
     th.testing.assert_close(normalizer.normalize(unit * th.tensor([[0.0, 7.0]])), th.tensor([[-2.0, 0.0]]))
+
+
+def test_layer_norm_is_torchs_on_both_ways_in() -> None:
+    net = EnsembleMLP(2, 3, (5, 4), 2, layer_norm=True, generator=th.Generator().manual_seed(0))
+    with th.no_grad():
+        for index, layer in enumerate(net.linear_layers()):
+            layer.bias.normal_(generator=th.Generator().manual_seed(index))
+    x = th.randn(1500, 3, generator=th.Generator().manual_seed(1)) * 3
+    for member in range(2):
+        expected = x
+        *hidden, last = net.linear_layers()
+        for layer in hidden:
+            expected = expected @ layer.weight[member].t() + layer.bias[member, :, 0]
+            expected = th.nn.functional.silu(th.nn.functional.layer_norm(expected, expected.shape[1:]))
+        expected = expected @ last.weight[member].t() + last.bias[member, :, 0]
+        th.testing.assert_close(net(x.expand(2, *x.shape))[member], expected, atol=1e-5, rtol=1e-4)
+        routing = Routing.of(th.full((len(x),), member), 2)
+        th.testing.assert_close(routing.restore(net.route(x, routing)), expected, atol=1e-5, rtol=1e-4)
+        with th.no_grad():  # in blocks, with packed biases from 1,000 rows on
+            th.testing.assert_close(routing.restore(net.route(x, routing)), expected, atol=1e-5, rtol=1e-4)
+            th.testing.assert_close(
+                net.route(x[:7], Routing.of(th.full((7,), member), 2)), expected[:7], atol=1e-5, rtol=1e-4
+            )
