@@ -22,7 +22,7 @@ from scripts.runs.run_folder import (
     SUMMARY_FILE,
     agent_file_name,
 )
-from scripts.training.algorithms import ON_POLICY, agent_class, readable_policy_kwargs
+from scripts.training.algorithms import ON_POLICY, agent_class, policy_class, readable_policy_kwargs
 from scripts.training.environments import make_real_vec_env
 
 # What shapes the networks and the list of saved parts, and the discount, which says what a critic's values mean;
@@ -69,7 +69,8 @@ class AgentFile:
             kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], summary["backend"])
         if summary["algorithm"] not in ON_POLICY:
             kwargs["buffer_size"] = 1
-        agent = cls(policy=entry.get("policy", "MlpPolicy"), env=env, device=device, **kwargs)
+        policy = policy_class(entry.get("policy", "MlpPolicy"), summary["algorithm"], summary["backend"])
+        agent = cls(policy=policy, env=env, device=device, **kwargs)
         agent.set_parameters(str(self.path), device=device)
         return agent
 

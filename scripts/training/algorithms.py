@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,32 @@ def agent_class(algo: str, backend: str) -> type[BaseAlgorithm]:
     module_name, class_name = table[algo].split(":")
     module = require(module_name, extra=_EXTRAS.get(module_name, ""))
     found: type[BaseAlgorithm] = getattr(module, class_name)
+    return found
+
+
+def policy_class(name: str, algo: str, backend: str) -> str | type[Any]:
+    """The policy that a YAML file names: ``LayerNormPolicy`` is ours, everything else is the agent's own.
+
+    Raises:
+        ValueError: if ours does not go with the agent.
+        ImportError: if its library is missing.
+    """
+    if name != "LayerNormPolicy":
+        return name
+    places = {
+        "sac": "sb3_ext.layer_norm_policies:LayerNormSACPolicy",
+        "td3": "sb3_ext.layer_norm_policies:LayerNormTD3Policy",
+        "ddpg": "sb3_ext.layer_norm_policies:LayerNormTD3Policy",
+        "tqc": "sb3_ext.layer_norm_tqc:LayerNormTQCPolicy",
+    }
+    if backend == "sbx":
+        raise ValueError("LayerNormPolicy is for --backend sb3; agents of SBX take policy_kwargs: {layer_norm: true}.")
+    if algo not in places:
+        raise ValueError(f"LayerNormPolicy is for {', '.join(places)}, not for {algo}.")
+    if algo == "tqc":
+        require("sb3_contrib", extra="contrib")
+    module, cls = places[algo].split(":")
+    found: type[Any] = getattr(import_module(module), cls)
     return found
 
 

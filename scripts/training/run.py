@@ -10,7 +10,14 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from scripts.training.algorithms import ON_POLICY, action_noise, agent_class, agent_keys, readable_policy_kwargs
+from scripts.training.algorithms import (
+    ON_POLICY,
+    action_noise,
+    agent_class,
+    agent_keys,
+    policy_class,
+    readable_policy_kwargs,
+)
 from scripts.training.arguments import TrainArguments
 from scripts.training.configuration import HYPERPARAMS_FOLDER, RunConfiguration, check_keys, load_configuration, merge
 from scripts.training.environments import make_env, make_real_vec_env
@@ -60,7 +67,7 @@ class TrainingRun:
         if noise is not None:
             kwargs["action_noise"] = noise
         return self.cls(
-            policy=self.config.run.get("policy", "MlpPolicy"),
+            policy=policy_class(self.config.run.get("policy", "MlpPolicy"), self.args.algo, self.args.backend),
             env=env,
             seed=self.args.seed,
             device=self.args.device,

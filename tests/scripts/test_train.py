@@ -14,6 +14,7 @@ import pytest
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_ext.layer_norm_policies import LayerNormTD3Policy
 from scripts import enjoy
 from scripts.train import main
 from scripts.training import session as training
@@ -209,3 +210,15 @@ def test_on_policy_agents_have_no_average(tmp_path: Path, capsys: pytest.Capture
     assert not list(tmp_path.iterdir())
     assert main(argv) == 0
     assert summary_of(tmp_path / "ppo" / "Pendulum-v1_1")["average_steps"] == 0
+
+
+def test_a_yaml_file_can_name_the_policy_with_normalised_critics(tmp_path: Path) -> None:
+    argv = ["--env", "Pendulum-v1", "-n", "30", "--no-model", "-f", str(tmp_path), "--eval-freq", "30"]
+    argv += ["--eval-episodes", "1", "--hyperparams", "policy:LayerNormPolicy"]
+    assert main(["--algo", "td3", *argv]) == 0
+    (run,) = (tmp_path / "td3").iterdir()
+    agent = find_agent(run)
+    loaded = agent.load(agent.make_env(0), device="cpu")
+    assert type(loaded.policy) is LayerNormTD3Policy
+    for words in (["--algo", "ppo"], ["--algo", "sac", "--backend", "sbx"]):
+        assert main([*words, *argv]) == 2
