@@ -25,6 +25,7 @@ from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 from sb3_ext.dyna_config import DynaConfig
 from sb3_ext.model_log import record_fit, record_rollout
+from sb3_ext.model_user import ModelUser
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
 
 MAX_DRAWS = 20
@@ -35,7 +36,8 @@ class DynaCallback(BaseCallback):
     """Makes an unmodified off-policy SB3 or SBX agent model-based (Dyna; MBPO, Janner et al. 2019, algorithm 2).
 
     Whenever due, after a rollout was collected and before the agent trains, it fits the dynamics model to the real
-    transitions and writes short branched rollouts of the present policy into the buffer's synthetic part.
+    transitions and writes short branched rollouts of the present policy into the buffer's synthetic part. An agent
+    whose own update uses the model (a :class:`~sb3_ext.model_user.ModelUser`) is given the fitted model instead.
 
     Args:
         dynamics: the model; by default an ensemble with the task's own termination and, where exact, reward.
@@ -147,10 +149,13 @@ class DynaCallback(BaseCallback):
             )
         assert self.dynamics is not None
         check_functions(self.dynamics, self._first_observations())
+        if isinstance(self.model, ModelUser):
+            self.model.check_model(self.dynamics, self._first_observations())
         # A second learn() goes on with the schedule. A new agent, or one that was loaded and lacks its synthetic rows,
         # has whatever is due done at the first chance.
         buffer, now = mixed_buffer(self.model), self.num_timesteps
-        goes_on = len(buffer.synthetic) > 0 and self._agent is self.model
+        filled = len(buffer.synthetic) > 0 or isinstance(self.model, ModelUser)
+        goes_on = filled and self._agent is self.model
         if not (goes_on and now <= self._next_fit <= now + self.config.model_train_freq):
             self._next_fit = now
         if not (goes_on and now <= self._next_rollout <= now + self.config.rollout_freq):
@@ -179,8 +184,12 @@ class DynaCallback(BaseCallback):
         if steps >= self._next_fit:
             self._fit(buffer)
             self._next_fit = steps + self.config.model_train_freq
+            if isinstance(self.model, ModelUser):
+                assert self.dynamics is not None
+                self.model.use_model(self.dynamics)
         if steps >= self._next_rollout:
-            self._roll_out(buffer)
+            if not isinstance(self.model, ModelUser):
+                self._roll_out(buffer)
             self._next_rollout = steps + self.config.rollout_freq
 
     def _on_training_end(self) -> None:
