@@ -128,11 +128,11 @@ def _like(obs: Tensor, values: NDArray[Any]) -> Tensor:
 @contextmanager
 def evaluating(policy: nn.Module) -> Iterator[None]:
     """Batch normalisation and dropout as in evaluation inside the block, every module as it was after it."""
-    modes = [(module, module.training) for module in policy.modules()]
-    for module, _ in modes:
+    in_training = [module for module in policy.modules() if module.training]
+    for module in in_training:
         module.training = False
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in in_training:
+            module.training = True

@@ -77,7 +77,9 @@ class EnsembleMLP(nn.Module):
         return normalize_features(x, features) if self.layer_norm else x
 
     def _evaluate(self, x: Tensor, routing: Routing) -> Tensor:
-        """``(in, B)``, grouped by member, to ``(out, B)``."""
+        """``(in, P)``, grouped by member, to ``(out, P)``."""
+        if len(routing.segments) > 1 and len({count for _, count in routing.segments}) == 1:
+            return self._evaluate_together(x, [member for member, _ in routing.segments])
         weights = list(zip(*(layer.members() for layer in self.linear_layers()), strict=True))
         outputs = [x.new_empty(self.out_features, 0)]
         for rows, (member, _) in zip(
@@ -88,3 +90,22 @@ class EnsembleMLP(nn.Module):
                 rows = silu(self._normed(th.addmm(bias, weight, rows), 0))
             outputs.append(th.addmm(last_bias, last_weight, rows))
         return th.cat(outputs, dim=1)
+
+    def _evaluate_together(self, x: Tensor, members: Sequence[int]) -> Tensor:
+        """``(in, P)``, equally many places for each of ``members``, to ``(out, P)``: one product per layer."""
+        order = sorted(range(len(members)), key=lambda place: members[place])
+        ranked = [members[place] for place in order]
+        whole = ranked == list(range(self.num_members))  # then no weight has to be copied
+        index = th.tensor(ranked, device=x.device)
+        rows = x.view(len(x), len(members), -1)[:, order].transpose(0, 1)
+        *hidden, last = [
+            (layer.bias, layer.weight)
+            if whole
+            else (layer.bias.index_select(0, index), layer.weight.index_select(0, index))
+            for layer in self.linear_layers()
+        ]
+        for bias, weight in hidden:
+            rows = silu(self._normed(th.baddbmm(bias, weight, rows), 1))
+        outputs = th.baddbmm(*last, rows).transpose(0, 1)
+        back = sorted(range(len(order)), key=lambda place: order[place])
+        return outputs[:, back].reshape(self.out_features, -1)

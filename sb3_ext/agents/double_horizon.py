@@ -149,7 +149,7 @@ class DoubleHorizon(SAC):
             if not self._announced:
                 raise ValueError("DoubleHorizon trains inside a model: learn(..., callback=DynaCallback()).")
             return
-        self.policy.set_training_mode(True)
+        self.policy.set_training_mode(False)  # no layer acts differently in training
         alpha_optimizer = [] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer, *alpha_optimizer])
         records: list[dict[str, Tensor]] = []

@@ -107,6 +107,7 @@ class DoubleHorizonPolicy(SACPolicy):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("features_extractor_class", StandardizingExtractor)
+        kwargs.setdefault("optimizer_kwargs", {"fused": True})
         super().__init__(
             observation_space, action_space, lr_schedule, activation_fn=activation_fn, n_critics=n_critics, **kwargs
         )

@@ -37,11 +37,11 @@ class ValueBounds(nn.Module):
 
     @th.no_grad()
     def follow(self, rewards: Tensor, *, discount: float, quantile: float, rate: float) -> None:
-        """Move towards the bounds of soft ``rewards (n,)``; none leaves them as they are.
+        r"""Move towards the bounds of soft ``rewards (n,)``; none leaves them as they are.
 
         Args:
             rewards: of steps that took place.
-            discount: :math:`\\gamma` below 1.
+            discount: :math:`\gamma` below 1.
             quantile: share of the rewards on each side that is taken for outliers.
             rate: share of the distance that is moved.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, Ornst
 from torch import nn
 
 from mbrl_wrappers.optional import require
+from scripts.training.configuration import check_keys
 
 _MODULES: Mapping[str, Mapping[str, str]] = {
     "sb3": {
@@ -27,6 +29,7 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "crossq": "sb3_contrib:CrossQ",
         "qrdqn": "sb3_contrib:QRDQN",
         "trpo": "sb3_contrib:TRPO",
+        "dh": "sb3_ext.agents.double_horizon:DoubleHorizon",
     },
     "sbx": {
         "sac": "sbx:SAC",
@@ -86,8 +89,14 @@ def policy_class(name: str, algo: str, backend: str) -> str | type[Any]:
 
 
 def agent_keys(cls: type[BaseAlgorithm]) -> list[str]:
-    """Keyword arguments a configuration may set."""
-    return [name for name in inspect.signature(cls).parameters if name not in _SET_BY_TRAIN]
+    """Keyword arguments a configuration may set: those of ``cls``, and of its bases where it passes them on."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        parameters = inspect.signature(base).parameters
+        names += [name for name in parameters if name not in (*_SET_BY_TRAIN, *names)]
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return [name for name in names if name != "kwargs"]
 
 
 def action_noise(run: Mapping[str, Any], action_space: spaces.Space[Any]) -> ActionNoise | None:
@@ -110,6 +119,18 @@ def action_noise(run: Mapping[str, Any], action_space: spaces.Space[Any]) -> Act
         raise TypeError(f"noise_type {kind!r} needs a Box action space, got {action_space}.")
     std = float(run.get("noise_std", 0.1))
     return kinds[kind](np.zeros(action_space.shape), std * np.ones(action_space.shape))
+
+
+def readable_config(kwargs: Mapping[str, Any]) -> Any:
+    """The ``config`` block of an agent of this project as its dataclass.
+
+    Raises:
+        ValueError: for an unknown key or a number out of range.
+    """
+    from sb3_ext.agents.double_horizon_config import DoubleHorizonConfig
+
+    check_keys(kwargs, [field.name for field in fields(DoubleHorizonConfig)], "the config block")
+    return DoubleHorizonConfig(**kwargs)
 
 
 def readable_policy_kwargs(kwargs: Mapping[str, Any], backend: str) -> dict[str, Any]:

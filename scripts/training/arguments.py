@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
 
 BACKENDS = ("sb3", "sbx")
-ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo")
+ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo", "dh")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class TrainArguments(LearningArguments):
         if self.eval_episodes < 1 or self.n_envs < 1:
             raise ValueError("--eval-episodes and --n-envs must be at least 1.")
         check_counts({"-n": self.n_timesteps, "--eval-freq": self.eval_freq, "--save-freq": self.save_freq})
+        if self.algo == "dh" and not self.model:
+            raise ValueError("dh trains inside a model: leave out --no-model, or take --algo sac.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             raise ValueError(f"--updates-per-step must be positive, got {self.updates_per_step}.")
         if self.average_steps < -1:

@@ -16,6 +16,7 @@ from scripts.training.algorithms import (
     agent_class,
     agent_keys,
     policy_class,
+    readable_config,
     readable_policy_kwargs,
 )
 from scripts.training.arguments import TrainArguments
@@ -63,6 +64,8 @@ class TrainingRun:
         kwargs: dict[str, Any] = {"verbose": self.args.verbose, **self.config.agent, **extra}
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], self.args.backend)
+        if "config" in kwargs:
+            kwargs["config"] = readable_config(kwargs["config"])
         noise = action_noise(self.config.run, env.action_space)
         if noise is not None:
             kwargs["action_noise"] = noise
