@@ -1,7 +1,9 @@
 """Agents with Stable-Baselines3's interface that SB3 does not have."""
 
+from sb3_ext.agents.double_horizon import DoubleHorizon
+from sb3_ext.agents.double_horizon_config import DoubleHorizonConfig
 from sb3_ext.agents.dyna_q import DynaQ, DynaQPlus
 from sb3_ext.agents.prioritized_sweeping import PrioritizedSweeping
 from sb3_ext.agents.tabular_policy import TabularPolicy
 
-__all__ = ["DynaQ", "DynaQPlus", "PrioritizedSweeping", "TabularPolicy"]
+__all__ = ["DoubleHorizon", "DoubleHorizonConfig", "DynaQ", "DynaQPlus", "PrioritizedSweeping", "TabularPolicy"]
