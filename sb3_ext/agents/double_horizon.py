@@ -175,7 +175,7 @@ class DoubleHorizon(SAC):
         length = config.distribution_horizon
         rollout = branched_rollout(dynamics, ActorPolicy(self), rows, length, generator=self._draws())
         self._ring.push(visited(rollout) if rollout.transitions.num_rows else rows)
-        record_rollout(self.logger, rollout, length)
+        record_rollout(self.logger, rollout, length, len(rows))
         self.logger.record("dyna/ring_states", len(self._ring))
 
     def _update(self, batch_size: int) -> dict[str, Tensor]:

@@ -50,6 +50,25 @@ def test_route_sends_each_row_through_its_member(rows: int, grad: bool, monkeypa
         th.testing.assert_close(result[row], one_member(net, int(member[row]), x[row]))
 
 
+@pytest.mark.parametrize("members", [(2, 0, 1), (0, 1, 2), (2, 0), (1, 2)])
+def test_members_with_equally_many_rows_are_each_itself_and_get_their_own_gradients(members: tuple[int, ...]) -> None:
+    net, generator = make_net(), th.Generator().manual_seed(2)
+    x = th.randn(7, 4, generator=generator, requires_grad=True)
+    routing, owner = Routing.balanced(7, th.tensor(members), generator=generator)
+    assert len({count for _, count in routing.segments}) == 1
+    result = routing.restore(net.route(x, routing))
+    expected = th.stack([one_member(net, int(owner[row]), x[row]) for row in range(7)])
+    th.testing.assert_close(result, expected)
+    learned = [x, *net.parameters()]
+    weight = th.randn(7, 5, generator=generator)
+    for ours, slow in zip(
+        th.autograd.grad((result * weight).sum(), learned),
+        th.autograd.grad((expected * weight).sum(), learned),
+        strict=True,
+    ):
+        th.testing.assert_close(ours, slow)
+
+
 @pytest.mark.parametrize("hidden", [(8, 6), (6,), (7, 7, 7, 5)])
 def test_packed_weights_and_several_layers_give_the_same(
     hidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
