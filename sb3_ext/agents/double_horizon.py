@@ -273,7 +273,7 @@ class DoubleHorizon(SAC):
 
     # --- SB3 --------------------------------------------------------------------------------------------------------
 
-    def learn(  # type: ignore[override]
+    def learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,

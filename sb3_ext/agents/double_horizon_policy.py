@@ -48,6 +48,8 @@ class CriticEnsemble(BaseModel):
         n_critics: ``E``.
     """
 
+    features_extractor: BaseFeaturesExtractor
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
