@@ -8,13 +8,13 @@ if all of that is data (:mod:`mbrl_wrappers.copies.object_export`) and a trial o
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
+from mbrl_wrappers.copies.attribute_state import export_attributes, keeps_itself, plan_attributes
 from mbrl_wrappers.copies.env_copies import DISPLAYS, AnyEnv, constants_of, holds_data, layers
 from mbrl_wrappers.copies.object_export import ObjectExporter
 from mbrl_wrappers.copies.object_import import ObjectImporter
@@ -32,9 +32,6 @@ _ONLY: dict[str, frozenset[str]] = {
     "gymnasium.wrappers.rendering.HumanRendering": frozenset(),
 }
 """Of wrappers that check, film or show: the attributes that are kept."""
-
-_CLOCKS = {"t_start": time.time, "episode_start_time": time.perf_counter}
-"""Attributes of wrappers that hold the time of a beginning, and its clock: kept is how long ago that was."""
 
 _FILES = frozenset({"results_writer"})
 _reasons: weakref.WeakKeyDictionary[AnyEnv, str] = weakref.WeakKeyDictionary()
@@ -99,11 +96,9 @@ def _export(env: AnyEnv) -> StateDict:
 
 def _exported_layer(exporter: ObjectExporter, layer: AnyEnv) -> StateDict:
     kind: Any = type(layer)
-    if _keeps_itself(kind):
+    if keeps_itself(layer):
         return {"class": full_name(kind), "own": dict(layer.state_dict())}  # type: ignore[attr-defined]
-    values = {name: value for name, value in vars(layer).items() if _is_kept(kind, name, value)}
-    values |= _spaces_of_class(layer)
-    attributes = exporter.attributes(layer, _with_clocks(kind, values, since=True))
+    attributes = export_attributes(exporter, layer, _is_kept, _spaces_of_class(layer))
     return {"class": full_name(kind), "attributes": attributes}
 
 
@@ -134,22 +129,12 @@ def _plan(env: AnyEnv, state: Mapping[str, Any]) -> ObjectImporter:
 
 
 def _plan_layer(importer: ObjectImporter, layer: AnyEnv, saved: Mapping[str, Any]) -> None:
-    kind: Any = type(layer)
-    if _keeps_itself(kind):
+    if keeps_itself(layer):
         importer.later(lambda: layer.load_state_dict(saved["own"]))  # type: ignore[attr-defined]
         return
-    old = {**vars(layer), **_spaces_of_class(layer)}
-    values = importer.read_attributes(saved["attributes"], old, type(layer).__name__)
-    gone = [name for name, value in vars(layer).items() if _is_kept(kind, name, value) and name not in values]
-
-    def fill() -> None:
-        for name in gone:
-            del vars(layer)[name]
-        vars(layer).update(_with_clocks(kind, values, since=False))
-        if transparent_class(kind) == _CHECKER:
-            vars(layer).update(dict.fromkeys(_CHECKED, True))  # it would compare the next step with the last reset
-
-    importer.later(fill)
+    plan_attributes(importer, layer, saved["attributes"], _is_kept, _spaces_of_class(layer))
+    if transparent_class(type(layer)) == _CHECKER:  # it would compare the next step with the last reset
+        importer.later(lambda: vars(layer).update(dict.fromkeys(_CHECKED, True)))
 
 
 def _spaces_of_class(layer: AnyEnv) -> dict[str, Any]:
@@ -157,11 +142,6 @@ def _spaces_of_class(layer: AnyEnv) -> dict[str, Any]:
     if isinstance(layer, gymnasium.Wrapper):
         return {}
     return {name: getattr(layer, name) for name in _SPACES if name not in vars(layer) and hasattr(layer, name)}
-
-
-def _keeps_itself(kind: Any) -> bool:
-    """Whether environments of a class say themselves what their state is."""
-    return callable(getattr(kind, "state_dict", None)) and callable(getattr(kind, "load_state_dict", None))
 
 
 def _is_kept(kind: Any, name: str, value: Any) -> bool:
@@ -172,12 +152,3 @@ def _is_kept(kind: Any, name: str, value: Any) -> bool:
     if name == "env" or name in constants_of(kind) or name in _FILES:
         return False
     return name not in DISPLAYS or holds_data(value)
-
-
-def _with_clocks(kind: Any, values: Mapping[str, Any], *, since: bool) -> dict[str, Any]:
-    """``values`` with the beginnings of wrappers' clocks as durations, or the other way round."""
-    clocks = _CLOCKS if transparent_class(kind) is not None else {}
-    return {
-        name: clocks[name]() - value if name in clocks and isinstance(value, float) else value
-        for name, value in values.items()
-    }
