@@ -9,10 +9,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from mbrl_wrappers.copies.attribute_state import export_attributes, keeps_itself, plan_attributes
 from mbrl_wrappers.copies.env_state import env_state, load_env_state, why_not_exportable
-from mbrl_wrappers.copies.object_export import ObjectExporter
+from mbrl_wrappers.copies.object_export import ObjectExporter, constant_name
 from mbrl_wrappers.copies.object_import import ObjectImporter
 from mbrl_wrappers.states import StateDict, require_keys
-from mbrl_wrappers.tasks.recognition import full_name
 
 _LEFT_OUT = frozenset({"venv", "class_attributes", "envs", "metadata", "results_writer", "video_recorder"}) | {
     *("buf_infos", "reset_infos", "waiting", "actions", "render_mode", "model", "recorded_frames")
@@ -57,7 +56,7 @@ def load_vec_env_state(vec_env: VecEnv, state: Mapping[str, Any]) -> None:
     """
     require_keys(state, ("layers",), "a VecEnv")
     found, given = list(_layers(vec_env)), state["layers"]
-    here, there = [full_name(type(layer)) for layer in found], [layer["class"] for layer in given]
+    here, there = [constant_name(type(layer)) for layer in found], [layer["class"] for layer in given]
     if here != there:
         raise ValueError(
             f"The state is of a VecEnv of {', '.join(there)} (from outside inwards), and this one is of "
@@ -85,8 +84,8 @@ def _export(vec_env: VecEnv) -> StateDict:
 
 def _exported_layer(exporter: ObjectExporter, layer: Any) -> StateDict:
     if keeps_itself(layer):
-        return {"class": full_name(type(layer)), "own": dict(layer.state_dict())}
-    state = {"class": full_name(type(layer)), "attributes": export_attributes(exporter, layer, _is_kept)}
+        return {"class": constant_name(type(layer)), "own": dict(layer.state_dict())}
+    state = {"class": constant_name(type(layer)), "attributes": export_attributes(exporter, layer, _is_kept)}
     if isinstance(layer, DummyVecEnv):
         state["envs"] = [env_state(env) for env in layer.envs]
     return state
