@@ -22,12 +22,12 @@ _LEFT_OUT = frozenset({"venv", "class_attributes", "envs", "metadata", "results_
 def vec_env_state(vec_env: VecEnv) -> StateDict | None:
     """The state of ``vec_env`` as nested plain values; None if it cannot be exported.
 
-    :func:`why_vec_env_not_exportable` says why. Environments in other processes (``SubprocVecEnv``) are out of reach.
+    :func:`why_vec_not_exportable` says why. Environments in other processes (``SubprocVecEnv``) are out of reach.
     """
-    return None if why_vec_env_not_exportable(vec_env) else _export(vec_env)
+    return None if why_vec_not_exportable(vec_env) else _export(vec_env)
 
 
-def why_vec_env_not_exportable(vec_env: VecEnv) -> str:
+def why_vec_not_exportable(vec_env: VecEnv) -> str:
     """A sentence that says why the state of ``vec_env`` cannot be exported; empty if it can."""
     for layer in _layers(vec_env):
         if keeps_itself(layer) or isinstance(layer, VecEnvWrapper):

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import (
 
 from mbrl_wrappers.comparable import comparable
 from mbrl_wrappers.storage.state_file import read_state, write_state
-from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state, why_vec_env_not_exportable
+from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state, why_vec_not_exportable
 
 MADE: dict[str, Any] = {
     "dummy": lambda: make_vec_env("CartPole-v1", 3, seed=1),
@@ -47,7 +47,7 @@ def stepped(vec_env: VecEnv, steps: int) -> Any:
 
 def saved(vec_env: VecEnv, folder: Path) -> Any:
     state = vec_env_state(vec_env)
-    assert state is not None, why_vec_env_not_exportable(vec_env)
+    assert state is not None, why_vec_not_exportable(vec_env)
     write_state(folder / "vec.safetensors", state)
     return read_state(folder / "vec.safetensors")[0]
 
@@ -80,7 +80,7 @@ def test_environments_in_other_processes_are_out_of_reach() -> None:
     vec_env = SubprocVecEnv([lambda: gymnasium.make("Pendulum-v1")], "fork")
     try:
         assert vec_env_state(VecNormalize(vec_env)) is None
-        assert "SubprocVecEnv" in why_vec_env_not_exportable(vec_env)
+        assert "SubprocVecEnv" in why_vec_not_exportable(vec_env)
     finally:
         vec_env.close()
 
@@ -90,7 +90,7 @@ def test_an_environment_that_hides_its_state_is_named_by_its_number() -> None:
     raw: Any = vec_env.envs[1].unwrapped
     raw.file = (number for number in range(3))
     assert vec_env_state(vec_env) is None
-    assert why_vec_env_not_exportable(vec_env).startswith("Environment 1:")
+    assert why_vec_not_exportable(vec_env).startswith("Environment 1:")
 
 
 def test_states_of_another_vec_env_are_refused() -> None:
