@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from stable_baselines3.common.utils import recursive_getattr, recursive_setattr
+from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 
 from mbrl_wrappers.seeding import numpy_stream_state, set_numpy_stream_state
 from mbrl_wrappers.states import StateDict, require_keys
