@@ -33,6 +33,9 @@ _ONLY: dict[str, frozenset[str]] = {
 }
 """Of wrappers that check, film or show: the attributes that are kept."""
 
+_METHODS = frozenset({"step", "reset", "render", "close"})
+"""Methods of single environments that somebody put others around, to count or time calls."""
+
 _FILES = frozenset({"results_writer"})
 _reasons: weakref.WeakKeyDictionary[AnyEnv, str] = weakref.WeakKeyDictionary()
 """Of environments that were tried: why their state is not exportable, empty if it is."""
@@ -149,6 +152,6 @@ def _is_kept(kind: Any, name: str, value: Any) -> bool:
     only = _ONLY.get(transparent_class(kind) or "")
     if only is not None:
         return name in only
-    if name == "env" or name in constants_of(kind) or name in _FILES:
+    if name == "env" or name in constants_of(kind) or name in _FILES or (name in _METHODS and callable(value)):
         return False
     return name not in DISPLAYS or holds_data(value)
