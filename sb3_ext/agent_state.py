@@ -41,7 +41,19 @@ COUNTERS = (
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
 EXPLORATION = ("exploration_mat", "exploration_matrices")
-_PARTS = ("agent", "counters", "last", "episodes", "networks", "tensors", "jax", "action_space", "exploration", "noise")
+_PARTS = (
+    "agent",
+    "counters",
+    "last",
+    "episodes",
+    "networks",
+    "tensors",
+    "jax",
+    "action_space",
+    "exploration",
+    "noise",
+    "own",
+)
 
 
 def agent_state(agent: BaseAlgorithm) -> StateDict:
@@ -65,6 +77,7 @@ def agent_state(agent: BaseAlgorithm) -> StateDict:
         "jax": jax_state(agent),
         "action_space": numpy_stream_state(agent.action_space.np_random),
         "exploration": exploration_state(agent),
+        "own": agent.own_state() if hasattr(agent, "own_state") else None,
         "noise": [None if noise is None else noise.tolist() for noise in _noise_memories(agent.action_noise)],
     }
 
@@ -81,6 +94,8 @@ def load_agent_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     require_keys(state, _PARTS, "an agent")
     if state["agent"] != type(agent).__name__:
         raise ValueError(f"The run was saved with the agent {state['agent']}, and this one is {type(agent).__name__}.")
+    if (state["own"] is None) == hasattr(agent, "own_state"):
+        raise ValueError(f"The state is of another class of the name {type(agent).__name__}.")
     networks, tensors = agent._get_torch_save_params()
     require_keys(state["networks"], networks, f"this {type(agent).__name__}")
     require_keys(state["tensors"], _filled(agent, tensors), f"this {type(agent).__name__}")
@@ -93,6 +108,8 @@ def load_agent_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     for name, value in state["tensors"].items():
         recursive_getattr(agent, name).data.copy_(value)
     load_jax_state(agent, state["jax"])
+    if state["own"] is not None:
+        agent.load_own_state(state["own"])  # type: ignore[attr-defined]
     for name, value in state["counters"].items():
         recursive_setattr(agent, name, value)
     for name, value in state["last"].items():
