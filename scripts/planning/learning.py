@@ -183,7 +183,6 @@ class PlannerTraining:
         return {
             "trials": [trial_state(trial) for trial in self.trials],
             "evaluations": [asdict(evaluation) for evaluation in self.summary.evaluations],
-            "history": [dict(fit) for fit in self.model.trainer.history],
             "monitor_bytes": os.fstat(writer.file_handler.fileno()).st_size,
         }
 
@@ -193,10 +192,9 @@ class PlannerTraining:
         Raises:
             ValueError: if the state is of another kind of run.
         """
-        require_keys(state, ("trials", "evaluations", "history", "monitor_bytes"), "a run of train_planner.py")
+        require_keys(state, ("trials", "evaluations", "monitor_bytes"), "a run of train_planner.py")
         self.trials = [trial_from_state(trial) for trial in state["trials"]]
         self.summary.evaluations = [Evaluation(**row) for row in state["evaluations"]]
-        self.model.trainer.history = list(state["history"])
         writer = self.monitor.results_writer
         assert writer is not None
         os.truncate(writer.file_handler.name, state["monitor_bytes"])
