@@ -21,6 +21,7 @@ from sb3_ext import RunCheckpoint
 from sb3_ext.agents import DynaQ
 from scripts.train_planner import main
 from tests.killing import forked, killed_after, started
+from tests.ordered import by_key
 
 WORDS = [
     *("--env", "InvertedPendulum-v5", "--horizon", "3", "--particles", "2", "--trials", "3", "--tag", "kill"),
@@ -61,8 +62,8 @@ class PlannerRun:
         learned = [found.state["learning"][name] for name in ("model", "trainer", "store")]
         layers = found.state["learning"]["env"]["layers"]
         return comparable(
-            [summary["finished"], trials, fits, evaluations, rows, found.step, learned, layers[-1]]
-        )  # fmt: skip
+            by_key([summary["finished"], trials, fits, evaluations, rows, found.step, learned, layers[-1]])
+        )
 
 
 class TabularRun:
@@ -90,7 +91,7 @@ class TabularRun:
         return self.folder.exists()
 
     def outcome(self) -> Any:
-        return comparable(read_state(self.folder / "end.safetensors")[0])
+        return comparable(by_key(read_state(self.folder / "end.safetensors")[0]))
 
 
 def killed_until(kills: int, whole: Any, make: Callable[[int], Any], seed: int) -> list[int]:

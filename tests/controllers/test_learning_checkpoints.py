@@ -32,6 +32,7 @@ from mbrl_wrappers.storage.state_file import read_state, write_state
 from mbrl_wrappers.tasks import never_terminates
 from tests.controllers.test_learning import CountingTrainer
 from tests.oracle import OracleEnv, oracle_model
+from tests.ordered import by_key
 
 CEM_SMALL = CEM(population=12, iterations=2, elite_ratio=0.25)
 ICEM_SMALL = ICEM(population=12, iterations=2, num_elites=3)
@@ -81,13 +82,6 @@ class Parts:
         """Weights, moments, streams and rows."""
         state = [dict(self.model.state_dict()), self.trainer.state_dict(), self.store.transitions()]
         return comparable(by_key([state, self.store.row_ids(), self.env.np_random.bit_generator.state]))
-
-
-def by_key(value: Any) -> Any:
-    """Nested values with the keys of every dictionary in order, as they come out of files."""
-    if isinstance(value, dict):
-        return {key: by_key(value[key]) for key in sorted(value)}
-    return [by_key(item) for item in value] if isinstance(value, list) else value
 
 
 def essence(trial: TrialReport) -> TrialReport:

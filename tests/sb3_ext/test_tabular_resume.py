@@ -16,6 +16,7 @@ from sb3_ext import RunCheckpoint
 from sb3_ext.agents import DynaQ, DynaQPlus, PrioritizedSweeping
 from sb3_ext.agents.prioritized_sweeping import PriorityQueue
 from sb3_ext.agents.tabular_agent import TabularAgent
+from tests.ordered import by_key
 
 MAZE = "mbrl_wrappers/DynaMaze-v0"
 BUILT: dict[str, Any] = {
@@ -33,12 +34,6 @@ def everything(agent: TabularAgent) -> Any:
         for episode in episodes or []:
             episode.pop("t", None) if isinstance(episode, dict) else None
     return comparable(by_key({name: state["agent"][name] for name in state["agent"]}))
-
-
-def by_key(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: by_key(value[key]) for key in sorted(value)}
-    return [by_key(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(("task", "envs"), [(MAZE, 1), ("FrozenLake-v1", 3), ("Taxi-v4", 2)])
