@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.columns import EndWatch
+from mbrl_wrappers.columns import LARGEST, EndWatch
 from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.replay import row_numbers
 from mbrl_wrappers.seeding import (
@@ -125,11 +125,11 @@ class MixedReplayBuffer(ReplayBuffer):
             ("action", action),
             ("reward", reward),
         ):
-            finite = np.isfinite(value)
+            finite = np.abs(value) <= LARGEST  # rewards are stored in float32; false for NaN
             if not finite.all():
                 where = np.argwhere(~np.atleast_1d(finite))[0].tolist()
                 raise ValueError(
-                    f"The {name} of environment step {self.size()} is not finite at index {where} (environment first). "
+                    f"The {name} of environment step {self._steps_added} is not finite at index {where} (environment first). "
                     "Mend the environment or wrap it: a model fitted to such a row would be lost."
                 )
         self._check_last_successors(obs)
