@@ -71,7 +71,8 @@ def learn_with_planner(
     Raises:
         ValueError: if model, trainer, store and environment do not match, if the environment or a plan diverges, and
             if the checkpoints are of another run, damaged or written to by another process.
-        TypeError: if there are checkpoints, and the state of the model or the trainer cannot be kept.
+        TypeError: for what is no Gymnasium environment; if there are checkpoints, and the state of the model or the
+            trainer cannot be kept.
     """
     _check_parts(env, policy, trainer, store)
     learning = PlannerLearning(env, policy, trainer, store, config or PlannerLearningConfig(), seed=seed)
@@ -246,7 +247,7 @@ class PlannerLearning:
             plan = None if policy.last_plan is before or policy.last_plan is None else policy.last_plan.report
             now.plans += [] if plan is None else [plan]
             executed = copy.deepcopy(action)  # some environments change the action that they are given, in place
-            next_obs, reward, ended, truncated, _ = self.env.step(executed)
+            next_obs, reward, ended, truncated, _ = _five(self.env.step(executed))
             now.length, now.terminated = now.length + 1, bool(ended)
             now.over = now.terminated or bool(truncated) or now.length >= limit
             self.store.add(now.obs, action, reward, next_obs, now.terminated, now.over and not now.terminated)
@@ -284,8 +285,28 @@ class PlannerLearning:
         )
 
 
+def _five(answer: Any) -> Any:
+    """What a step returned.
+
+    Raises:
+        ValueError: if it is not what Gymnasium's environments return.
+    """
+    if not isinstance(answer, tuple) or len(answer) != 5:
+        count = len(answer) if isinstance(answer, tuple) else type(answer).__name__
+        raise ValueError(
+            f"step() must return (obs, reward, terminated, truncated, info), got {count} of them: wrap an environment "
+            "of the old gym with shimmy.GymV21CompatibilityV0 or GymV26CompatibilityV0."
+        )
+    return answer
+
+
 def _check_parts(env: GymEnv, policy: MPCPolicy[Any], trainer: ModelTrainer, store: TransitionStore) -> None:
     """Raise a ``ValueError`` unless environment, policy, trainer and store match."""
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(
+            f"env must be a gymnasium.Env, got a {type(env).__module__}.{type(env).__name__}: wrap an environment of "
+            "the old gym with shimmy, and give one environment and no vector of them."
+        )
     if trainer.model is not policy.model:
         raise ValueError("The trainer fits another model than the policy plans in: build it as Trainer(policy.model).")
     for what, model, real in (

@@ -129,8 +129,8 @@ class MixedReplayBuffer(ReplayBuffer):
             if not finite.all():
                 where = np.argwhere(~np.atleast_1d(finite))[0].tolist()
                 raise ValueError(
-                    f"The {name} of environment step {self._steps_added} is not finite at index {where} (environment first). "
-                    "Mend the environment or wrap it: a model fitted to such a row would be lost."
+                    f"The {name} of environment step {self._steps_added} is not finite at index {where} (environment "
+                    "first). Mend the environment or wrap it: a model fitted to such a row would be lost."
                 )
         self._check_last_successors(obs)
         super().add(obs, self._true_successors(next_obs, infos), action, reward, done, infos)

@@ -283,3 +283,21 @@ def test_files_hold_no_number_that_is_not_finite(tmp_path: Path) -> None:
     kept = TransitionStore.load(store.save(tmp_path / "store")).transitions()
     assert kept.num_rows == 2
     assert kept.obs.isfinite().all()
+
+
+@pytest.mark.parametrize("reward", [1, True, np.float64(1), np.int64(1), np.array(1.0), np.array(1)], ids=repr)
+def test_rewards_of_every_kind_are_numbers(reward: Any) -> None:
+    store = TransitionStore(4, spaces.Box(-9, 9, (1,)), spaces.Box(-1, 1, (1,)))
+    store.add([0.0], [0.0], reward, [1.0], False, False)
+    kept = store.transitions().reward
+    assert (kept.dtype, kept.tolist()) == (th.float32, [1.0])
+
+
+def test_a_reward_that_float32_cannot_hold_never_reaches_an_agent() -> None:
+    buffer = MixedReplayBuffer(4, spaces.Box(-9, 9, (1,)), spaces.Box(-1, 1, (1,)), n_envs=2, device="cpu")
+    obs, action, done = np.zeros((2, 1)), np.zeros((2, 1)), np.zeros(2, bool)
+    for _ in range(5):
+        buffer.add(obs, obs, action, np.array([0.5, 1.0]), done, [{}, {}])
+    with pytest.raises(ValueError, match=r"reward of environment step 5 is not finite at index \[1\]"):
+        buffer.add(obs, obs, action, np.array([0.5, 1e39]), done, [{}, {}])
+    assert buffer.sample(8).rewards.isfinite().all()

@@ -288,3 +288,41 @@ def test_a_store_that_is_full_ends_the_random_trials() -> None:
     config = PlannerLearningConfig(trials=1, trial_steps=3, initial_random_steps=10, total_steps=15)
     result = learn_with_planner(env, policy, trainer, store, config)
     assert [(trial.random, trial.length) for trial in result.trials] == [(True, 3), (True, 3), (False, 3)]
+
+
+class FourAnswers(EndlessOracle):
+    """Answers a step as environments of the old gym did."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, info
+
+
+def test_environments_of_the_old_gym_are_refused_with_advice() -> None:
+    env = FourAnswers()
+    policy, trainer, store = exact_parts(env)
+    with pytest.raises(ValueError, match=r"got 4 of them.*shimmy"):
+        learn_with_planner(env, policy, trainer, store)
+    assert len(store) == 0
+    with pytest.raises(TypeError, match=r"must be a gymnasium\.Env.*shimmy"):
+        learn_with_planner(object(), policy, trainer, store)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["obs", "reward"])
+def test_an_environment_that_diverges_is_named_and_nothing_of_that_step_is_stored(kind: str) -> None:
+    class Diverging(EndlessOracle):
+        count = 0
+
+        def step(self, action: Any) -> Any:
+            obs, reward, *rest = super().step(action)
+            self.count += 1
+            if self.count == 4:
+                obs, reward = (obs * np.nan, reward) if kind == "obs" else (obs, math.inf)
+            return (obs, reward, *rest)
+
+    env = Diverging()
+    policy, trainer, store = exact_parts(env)
+    name = "next_obs" if kind == "obs" else "reward"
+    with pytest.raises(ValueError, match=f"Step 3 of environment 0: {name}"):
+        learn_with_planner(env, policy, trainer, store)
+    assert len(store) == 3
