@@ -45,8 +45,15 @@ def started(words: Sequence[str]) -> int:
         os.close(null)
 
 
-def killed_after(child: int, begun: Callable[[], bool], seconds: float, limit: float = 100.0) -> int | None:
-    """Kill ``child`` so long after it has begun; its exit code if it was over before, None if it was killed."""
+def killed_after(child: int, begun: Callable[[], bool], seconds: float, limit: float = 300.0) -> int | None:
+    """Kill ``child`` so long after it has begun; its exit code if it was over before, None if it was killed.
+
+    Args:
+        child: its process id.
+        begun: whether it has begun.
+        seconds: from then on.
+        limit: seconds that it may take to begin.
+    """
     deadline: float | None = None
     give_up = time.monotonic() + limit
     while True:
@@ -56,10 +63,11 @@ def killed_after(child: int, begun: Callable[[], bool], seconds: float, limit: f
         now = time.monotonic()
         if deadline is None and begun():
             deadline = now + seconds
-        if now > give_up or (deadline is not None and now >= deadline):
+        late = deadline is None and now > give_up
+        if late or (deadline is not None and now >= deadline):
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             code = os.waitstatus_to_exitcode(status)
-            assert now <= give_up, "the child did not begin in time"
+            assert not late, "the child did not begin in time"
             return None if code == -signal.SIGKILL else code
         time.sleep(0.002)
