@@ -130,7 +130,8 @@ def fit_from_state(state: Mapping[str, Any] | None) -> FitReport | None:
     """The report that :func:`fit_state` gave."""
     if state is None:
         return None
-    return FitReport(**{name: tuple(value) if isinstance(value, list) else value for name, value in state.items()})
+    values: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in state.items()}
+    return FitReport(**values)
 
 
 def part_state(part: Any) -> StateDict:

@@ -72,7 +72,9 @@ class MPCState(NamedTuple):
         """
         require_keys(state, _FIELDS, "an MPCPolicy")
         require_keys(state["warm_start"], _WARM, "a warm start")
-        warm = {name: None if value is None else value.to(device) for name, value in state["warm_start"].items()}
+        warm: dict[str, Any] = {
+            name: None if value is None else value.to(device) for name, value in state["warm_start"].items()
+        }
         leaves = state["belief"]
         if (leaves is None) != (belief is None) or (leaves is not None and len(leaves) != len(_leaves(belief))):
             raise ValueError("The state of the MPCPolicy has the belief of another model.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
@@ -65,7 +66,8 @@ def load_vec_env_state(vec_env: VecEnv, state: Mapping[str, Any]) -> None:
     importer = ObjectImporter(found)
     for layer, saved in zip(found, given, strict=True):
         if keeps_itself(layer):
-            importer.later(lambda layer=layer, saved=saved: layer.load_state_dict(saved["own"]))
+            kept: Any = layer
+            importer.later(partial(kept.load_state_dict, saved["own"]))
             continue
         plan_attributes(importer, layer, saved["attributes"], _is_kept)
         if isinstance(layer, DummyVecEnv):
@@ -85,7 +87,7 @@ def _export(vec_env: VecEnv) -> StateDict:
 def _exported_layer(exporter: ObjectExporter, layer: Any) -> StateDict:
     if keeps_itself(layer):
         return {"class": constant_name(type(layer)), "own": dict(layer.state_dict())}
-    state = {"class": constant_name(type(layer)), "attributes": export_attributes(exporter, layer, _is_kept)}
+    state: StateDict = {"class": constant_name(type(layer)), "attributes": export_attributes(exporter, layer, _is_kept)}
     if isinstance(layer, DummyVecEnv):
         state["envs"] = [env_state(env) for env in layer.envs]
     return state

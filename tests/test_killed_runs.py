@@ -136,5 +136,5 @@ def test_runs_of_pets_that_are_killed_again_and_again(forks: bool, kills: int, t
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_runs_of_dyna_q_that_are_killed_again_and_again(tmp_path: Path) -> None:
-    counts = killed_until(40, TabularRun(tmp_path / "whole"), lambda n: TabularRun(tmp_path / f"{n}"), 3)
+    counts = killed_until(20, TabularRun(tmp_path / "whole"), lambda n: TabularRun(tmp_path / f"{n}"), 3)
     assert sum(counts) >= 20

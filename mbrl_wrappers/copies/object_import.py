@@ -7,6 +7,7 @@ import math
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -206,7 +207,7 @@ class ObjectImporter:
         self._demand(len(parts) == len(state["streams"]), place, state, old)
         for part, stream in zip(parts, state["streams"], strict=True):
             twin = self.read(stream, part._np_random, f"the stream of {place}")
-            self.later(lambda part=part, twin=twin: setattr(part, "_np_random", twin))
+            self.later(partial(setattr, part, "_np_random", twin))
         return old
 
     def _function(self, state: Mapping[str, Any], old: Any, place: str) -> Any:
@@ -220,7 +221,7 @@ class ObjectImporter:
                 continue
             content = self.read(item, before, f"a variable of {place}")
             if content is not before:
-                self.later(lambda cell=cell, content=content: setattr(cell, "cell_contents", content))
+                self.later(partial(setattr, cell, "cell_contents", content))
         own = self.read_attributes(state["attributes"], vars(old), place)
         self.later(lambda: vars(old).update(own))
         return old
