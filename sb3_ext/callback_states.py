@@ -36,6 +36,11 @@ def every_callback(callback: BaseCallback | Sequence[BaseCallback] | None) -> li
     return list(_walk(callback))
 
 
+def holds_state(callback: BaseCallback) -> bool:
+    """Whether a callback goes on from more than a few counts."""
+    return hasattr(callback, "state_dict") or isinstance(callback, EvalCallback)
+
+
 def callback_state(callback: BaseCallback) -> StateDict:
     """What ``callback`` goes on from: SB3's counters, evaluations and their environment, and its own ``state_dict()``.
 

@@ -42,6 +42,7 @@ from sb3_ext.dyna_state import (
     report_state,
 )
 from sb3_ext.model_log import record_fit, record_rollout
+from sb3_ext.resume_checks import warn_if_rows_are_missing, warn_if_the_model_is_not_saved
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
 
 _COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "compared", "fit_seconds", "rollout_seconds")
@@ -167,6 +168,8 @@ class DynaCallback(BaseCallback):
             )
         assert self.dynamics is not None
         check_functions(self.dynamics, self._first_observations())
+        warn_if_the_model_is_not_saved(self.locals.get("callback"))
+        warn_if_rows_are_missing(self._off_policy, mixed_buffer(self.model))
         # A second learn() goes on with the schedule. A new agent, or one that was loaded and lacks its synthetic rows,
         # has whatever is due done at the first chance.
         buffer, now = mixed_buffer(self.model), self.num_timesteps

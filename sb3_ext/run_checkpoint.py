@@ -195,11 +195,13 @@ class RunCheckpoint(BaseCallback):
     def _try(self) -> None:
         """Find out at the start of the run what cannot be kept."""
         assert self._others is not None
-        state = run_state(self.model, self._others, self._rows_written())
-        if state["env"] is None:
+        run_state(self.model, self._others, self._rows_written())
+        assert self.model.env is not None
+        why = why_vec_not_exportable(self.model.env)
+        if why:
             warnings.warn(
-                f"The state of the environment cannot be exported ({why_vec_not_exportable(self.model.env)}), so a run that is resumed "
-                "begins a new episode where it was in the middle of one.",
+                f"The state of the environment cannot be exported ({why.rstrip('.')}), so a run that is resumed begins a "
+                "new episode where it was in the middle of one.",
                 stacklevel=2,
             )
 

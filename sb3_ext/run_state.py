@@ -17,7 +17,7 @@ from mbrl_wrappers.storage.space_json import space_to_json
 from sb3_ext.agent_state import agent_state, load_agent_state, load_exploration_state
 from sb3_ext.averaged_actor import AveragedActor
 from sb3_ext.buffers import MixedReplayBuffer
-from sb3_ext.callback_states import callback_state, load_callback_state
+from sb3_ext.callback_states import callback_state, holds_state, load_callback_state
 from sb3_ext.monitor_files import cut_monitor_files, monitor_file_sizes
 from sb3_ext.plain_values import plain
 from sb3_ext.replay_ring import check_can_be_kept, load_replay_ring, replay_ring
@@ -60,18 +60,15 @@ def load_run_state(agent: BaseAlgorithm, callbacks: Sequence[BaseCallback], stat
         ValueError: if it is the state of another run.
     """
     require_keys(state, _PARTS, "a run")
-    named = _named(callbacks)
-    if set(named) != set(state["callbacks"]):
-        raise ValueError(
-            f"The run was saved with the callbacks {sorted(state['callbacks'])}, and now there are {sorted(named)}: "
-            "give the same ones in the same order."
-        )
+    named, stored = _named(callbacks), state["callbacks"]
+    _check_same_callbacks(named, stored)
     for callback in callbacks:
         callback.init_callback(agent)
     load_agent_state(agent, state["agent"])
     _load_replay_state(agent, state["replay"])
     for name, callback in named.items():
-        load_callback_state(callback, state["callbacks"][name])
+        if name in stored:
+            load_callback_state(callback, stored[name])
     assert agent.env is not None
     if state["env"] is not None:
         load_vec_env_state(agent.env, state["env"])
@@ -130,7 +127,23 @@ def _own_weights(callbacks: Sequence[BaseCallback]) -> Iterator[None]:
 
 
 def _named(callbacks: Sequence[BaseCallback]) -> dict[str, BaseCallback]:
-    return {f"{number:02d} {type(callback).__name__}": callback for number, callback in enumerate(callbacks)}
+    """Each callback by its class, and by its number among those of the class."""
+    named: dict[str, BaseCallback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        named[f"{kind} {sum(name.startswith(f'{kind} ') for name in named) + 1}"] = callback
+    return named
+
+
+def _check_same_callbacks(here: Mapping[str, BaseCallback], stored: Mapping[str, Any]) -> None:
+    """Callbacks that hold more than a count of calls must be those of the run; others may come and go."""
+    new = [name for name, callback in here.items() if name not in stored and holds_state(callback)]
+    gone = [name for name in stored if name not in here and (stored[name]["own"] or stored[name]["evaluations"])]
+    if new or gone:
+        raise ValueError(
+            f"The run was saved with the callbacks {sorted(stored)}, and now there are {sorted(here)}: give the same "
+            "ones, each built as it was."
+        )
 
 
 def _replay_state(agent: Any, rows_written: int) -> StateDict | None:

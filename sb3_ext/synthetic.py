@@ -132,8 +132,8 @@ class SyntheticBuffer:
         for name, width in zip(SyntheticRows._fields, (self.obs_size, action, self.obs_size, 1, 1), strict=True):
             if columns and columns[name].shape != (len(made_at), width):
                 raise ValueError(
-                    f"The imagined rows' {name} has shape {columns[name].shape}, and {(len(made_at), width)} is needed: "
-                    "they are of another task."
+                    f"{name} of the imagined rows has shape {columns[name].shape}, and {(len(made_at), width)} is "
+                    "needed: they are of another task."
                 )
         if len(made_at) > capacity:
             raise ValueError(f"There are {len(made_at)} imagined rows, and the capacity is {capacity}.")

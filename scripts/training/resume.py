@@ -83,8 +83,8 @@ def check_settings(folder: Path, entry: dict[str, Any]) -> None:
         before, now = json.dumps(stored.get(name)), json.dumps(entry.get(name))
         if before != now:
             raise ValueError(
-                f"The settings of {folder} have changed since it was started: {name} was {before} and is {now}. Restore "
-                "the YAML file, or start a new run."
+                f"The settings of {folder} have changed since it was started: {name} was {before} and is {now}. "
+                "Restore the YAML file, or start a new run."
             )
 
 
