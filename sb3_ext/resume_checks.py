@@ -19,8 +19,8 @@ def warn_if_the_model_is_not_saved(callbacks: BaseCallback | None) -> None:
     if kinds == {CheckpointCallback}:
         warnings.warn(
             "CheckpointCallback saves the agent and perhaps its replay buffer, but neither the dynamics model nor the "
-            "imagined rows, so that the run cannot be resumed from its files. Use RunCheckpoint(folder) beside it or in "
-            "its place, or save the model yourself: mbrl_wrappers.save(dyna.dynamics, path).",
+            "imagined rows, so that the run cannot be resumed from its files. Use RunCheckpoint(folder) beside it or "
+            "in its place, or save the model yourself: mbrl_wrappers.save(dyna.dynamics, path).",
             stacklevel=2,
         )
 
@@ -29,8 +29,8 @@ def warn_if_rows_are_missing(agent: OffPolicyAlgorithm, buffer: MixedReplayBuffe
     """Warn of an agent that has learned and comes without its replay buffer, as ``load()`` gives it."""
     if not buffer.num_real and (agent._n_updates or agent.num_timesteps):
         warnings.warn(
-            f"The agent has made {agent._n_updates} updates and its replay buffer is empty, so the model begins without "
-            "the real steps that were taken. Load them with agent.load_replay_buffer(path), or resume the run with "
-            "RunCheckpoint(folder).restore(agent, callbacks).",
+            f"The agent has made {agent._n_updates} updates and its replay buffer is empty, so the model begins "
+            "without the real steps that were taken. Load them with agent.load_replay_buffer(path), or resume the "
+            "run with RunCheckpoint(folder).restore(agent, callbacks).",
             stacklevel=2,
         )

@@ -200,8 +200,8 @@ class RunCheckpoint(BaseCallback):
         why = why_vec_not_exportable(self.model.env)
         if why:
             warnings.warn(
-                f"The state of the environment cannot be exported ({why.rstrip('.')}), so a run that is resumed begins a "
-                "new episode where it was in the middle of one.",
+                f"The state of the environment cannot be exported ({why.rstrip('.')}), so a run that is resumed begins "
+                "a new episode where it was in the middle of one.",
                 stacklevel=2,
             )
 
