@@ -12,8 +12,10 @@ import gymnasium
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
+AnyEnv = VecEnv | gymnasium.Env[Any, Any] | None
 
-def monitor_file_sizes(env: VecEnv | None) -> dict[str, int]:
+
+def monitor_file_sizes(env: AnyEnv) -> dict[str, int]:
     """The size in bytes of each monitor file of ``env``, by name."""
     sizes = {}
     for writer in _writers(env):
@@ -22,7 +24,7 @@ def monitor_file_sizes(env: VecEnv | None) -> dict[str, int]:
     return sizes
 
 
-def cut_monitor_files(env: VecEnv | None, sizes: Mapping[str, int]) -> None:
+def cut_monitor_files(env: AnyEnv, sizes: Mapping[str, int]) -> None:
     """Remove the rows that were written after the run was saved, and warn of rows that are missing."""
     for writer in _writers(env):
         path = Path(writer.file_handler.name)
@@ -37,14 +39,14 @@ def cut_monitor_files(env: VecEnv | None, sizes: Mapping[str, int]) -> None:
             os.truncate(path, size)
 
 
-def _writers(env: VecEnv | None) -> Iterator[ResultsWriter]:
+def _writers(env: AnyEnv) -> Iterator[ResultsWriter]:
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, VecMonitor) and env.results_writer is not None:
             yield env.results_writer
         env = env.venv
     for single in env.envs if isinstance(env, DummyVecEnv) else ():
-        inner: gymnasium.Env[Any, Any] = single
-        while isinstance(inner, gymnasium.Wrapper):
-            if isinstance(inner, Monitor) and inner.results_writer is not None:
-                yield inner.results_writer
-            inner = inner.env
+        yield from _writers(single)
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, Monitor) and env.results_writer is not None:
+            yield env.results_writer
+        env = env.env

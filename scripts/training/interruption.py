@@ -21,18 +21,22 @@ class TrainingStopped(Exception):
 class StopOnSignal(BaseCallback):
     """Stops training after SIGINT or SIGTERM; a second signal aborts at once.
 
-    With a checkpoint it stops where the run can be saved, which is at the start of the next rollout, with
-    :class:`TrainingStopped`; without one, at the next step.
+    With a checkpoint it stops where the run can be saved, which is at the start of the next rollout; without one, at
+    the next step.
 
     Attributes:
         received: the signal's number, or ``None``.
         checkpoint: saves the run before it stops; it comes before this one in the list of callbacks.
+        raises: whether :class:`TrainingStopped` ends the run at once after it was saved, or the next step does, which
+            is then in no checkpoint.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.received: int | None = None
         self.checkpoint: RunCheckpoint | None = None
+        self.raises = True
+        self._saved = False
 
     @property
     def exit_code(self) -> int:
@@ -62,7 +66,9 @@ class StopOnSignal(BaseCallback):
         if self.received is not None and self.checkpoint is not None:
             if self.checkpoint.saved_at != self.model.num_timesteps:
                 self.checkpoint.save()
-            raise TrainingStopped
+            self._saved = True
+            if self.raises:
+                raise TrainingStopped
 
     def _on_step(self) -> bool:
-        return self.received is None or self.checkpoint is not None
+        return self.received is None or not (self._saved or self.checkpoint is None)

@@ -208,6 +208,7 @@ class Session:
         from scripts.training.learned_model import imagination_config
 
         plan, args, clock = self.plan, self.plan.args, self.clock
+        self.stop.raises = False  # learn_in_imagination() is to return what it has
         with closing(Monitor(plan.env(), str(self.folder / "0"), override_existing=not self.goes_on)) as env:
             clock.time_calls(env, "step", "env_step")
             model = build_model(plan, DummyVecEnv([lambda: env]), clock, verbose=args.verbose)
@@ -240,7 +241,7 @@ def run_checkpoint(plan: TrainingRun, folder: Path) -> RunCheckpoint | None:
         ValueError: if another process trains this run.
     """
     args = plan.args
-    if args.checkpoint_freq == 0 or (args.model and args.algo in ON_POLICY):
+    if args.checkpoint_freq == 0:
         return None
     from sb3_ext import RunCheckpoint
 
