@@ -27,6 +27,8 @@ RARE = DynaConfig(
     first_fit_gradient_steps=10,
 )
 TIMES = ("/t", "seconds", "t_start", "episode_times", "time/", "/files/")
+NOBODYS_STREAM = "/observation_space/streams/"
+"""SBX builds its networks with an observation that it draws without a seed; nobody draws one after that."""
 
 
 class Kill(BaseException):
@@ -100,7 +102,7 @@ def run(
 
 def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
     """Where two states differ, times left out."""
-    if _is_time(place):
+    if _is_time(place) or NOBODYS_STREAM in place:
         return
     if isinstance(one, Ring):
         one, other = one.columns, other.columns

@@ -126,6 +126,7 @@ def test_an_on_policy_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["CrossQ", "SAC", "TQC", "TD3"])
 def test_an_agent_in_jax_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, name: str) -> None:
     whole = run(tmp_path / "whole", lambda: sbx(name, gradient_steps=2), STEPS)
