@@ -9,7 +9,6 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 
 from mbrl_wrappers.seeding import global_streams_state, seed_at, set_global_streams_state
 from mbrl_wrappers.states import StateDict, require_keys
@@ -18,13 +17,12 @@ from sb3_ext.agent_state import agent_state, load_agent_state, load_exploration_
 from sb3_ext.averaged_actor import AveragedActor
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callback_states import callback_state, holds_state, load_callback_state
+from sb3_ext.log_state import go_on_in_tensorboard, load_log_state, log_state
 from sb3_ext.monitor_files import cut_monitor_files, monitor_file_sizes
-from sb3_ext.plain_values import plain
 from sb3_ext.replay_ring import check_can_be_kept, load_replay_ring, replay_ring
 from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state
 
 _PARTS = ("agent", "replay", "callbacks", "env", "files", "logger", "streams")
-_LOGGED = ("name_to_value", "name_to_count", "name_to_excluded")
 
 
 def run_state(agent: BaseAlgorithm, callbacks: Sequence[BaseCallback], rows_written: int) -> StateDict:
@@ -46,7 +44,7 @@ def run_state(agent: BaseAlgorithm, callbacks: Sequence[BaseCallback], rows_writ
             "callbacks": {name: callback_state(callback) for name, callback in _named(callbacks).items()},
             "env": None if agent.env is None else vec_env_state(agent.env),
             "files": monitor_file_sizes(agent.env),
-            "logger": _logger_state(agent.logger),
+            "logger": log_state(agent.logger),
             "streams": global_streams_state(),
         }
 
@@ -76,16 +74,13 @@ def load_run_state(agent: BaseAlgorithm, callbacks: Sequence[BaseCallback], stat
         agent.env.seed(seed_at(agent.seed or 0, agent.num_timesteps) % 2**31)
         agent._last_obs = None  # learn() resets the environment then
     cut_monitor_files(agent.env, state["files"])
+    go_on_in_tensorboard(agent, state["logger"], agent.num_timesteps)
 
 
 def load_late_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     """What ``learn()`` changes before the first rollout starts: noise, exploration matrices, log values and streams."""
     load_exploration_state(agent, state["agent"])
-    values, counts, excluded = (state["logger"][name] for name in _LOGGED)
-    logger = agent.logger
-    logger.name_to_value.update(values)
-    logger.name_to_count.update(counts)
-    logger.name_to_excluded.update({name: tuple(formats) for name, formats in excluded.items()})
+    load_log_state(agent.logger, state["logger"])
     set_global_streams_state(state["streams"])
 
 
@@ -168,16 +163,3 @@ def _load_replay_state(agent: Any, state: Mapping[str, Any] | None) -> None:
     else:
         require_keys(state, ("real",), f"a {type(buffer).__name__}")
         load_replay_ring(buffer, state["real"])
-
-
-def _logger_state(logger: Logger) -> StateDict:
-    """Values that were recorded and not yet written; pictures are left out."""
-    kept = {}
-    for name, value in logger.name_to_value.items():
-        try:
-            kept[name] = plain(value)
-        except TypeError:
-            continue
-    counts = {name: logger.name_to_count[name] for name in kept}
-    excluded = {name: plain(logger.name_to_excluded.get(name) or ()) for name in kept}
-    return dict(zip(_LOGGED, (kept, counts, excluded), strict=True))
