@@ -176,7 +176,7 @@ def _load_part(part: Any, state: Mapping[str, Any]) -> None:
 
 def _distributions(agent: BaseAlgorithm) -> dict[str, Any]:
     """The action distributions of the policy and of its actor."""
-    holders = {"policy": agent.policy, "actor": getattr(agent.policy, "actor", None)}
+    holders: dict[str, Any] = {"policy": agent.policy, "actor": getattr(agent.policy, "actor", None)}
     return {name: each.action_dist for name, each in holders.items() if getattr(each, "action_dist", None) is not None}
 
 

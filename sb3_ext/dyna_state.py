@@ -27,9 +27,10 @@ def check_parts_can_be_kept(dynamics: DynamicsModel[Any] | None, trainer: ModelT
 
 def model_state(dynamics: DynamicsModel[Any] | None) -> StateDict | None:
     """The state of a model; None for one without any, such as a function."""
-    if isinstance(dynamics, th.nn.Module):
-        return module_state(dynamics)
-    return dynamics.state_dict() if hasattr(dynamics, "state_dict") else None  # type: ignore[union-attr]
+    model: Any = dynamics
+    if isinstance(model, th.nn.Module):
+        return module_state(model)
+    return model.state_dict() if hasattr(model, "state_dict") else None
 
 
 def load_model_state(dynamics: DynamicsModel[Any] | None, state: Mapping[str, Any] | None) -> None:
@@ -46,10 +47,11 @@ def load_model_state(dynamics: DynamicsModel[Any] | None, state: Mapping[str, An
         )
     if state is None:
         return
-    if isinstance(dynamics, th.nn.Module):
-        load_module_state(dynamics, state)
+    model: Any = dynamics
+    if isinstance(model, th.nn.Module):
+        load_module_state(model, state)
     else:
-        dynamics.load_state_dict(state)  # type: ignore[union-attr]
+        model.load_state_dict(state)
 
 
 def report_state(report: FitReport | None) -> StateDict | None:

@@ -62,6 +62,7 @@ class RealLoop:
         self._generator = torch_generator(policy_seed)
         self._eval_seed: int | None = eval_seed % 2**31
         self._running = Episode(0.0, 0)
+        self._obs: NDArray[Any]
         env.action_space.seed(action_seed % 2**31)
         self._reset(seed=env_seed % 2**31)
 
@@ -158,7 +159,7 @@ class RealLoop:
 
     def _see(self, obs: object) -> None:
         # A copy: some environments write every observation into one array.
-        self._obs: NDArray[Any] = np.array(obs)
+        self._obs = np.array(obs)
         self.statistics.see(self._obs)
 
     def _renew_exploration(self, step: int) -> None:
