@@ -313,6 +313,7 @@ class DynaCallback(BaseCallback):
             "report": report_state(self.report),
             "trainer": None if self.trainer is None else self.trainer.state_dict(),  # type: ignore[attr-defined]
             "dynamics": model_state(self.dynamics),
+            "gate": None if self._gate is None else self._gate.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -324,14 +325,17 @@ class DynaCallback(BaseCallback):
         """
         assert self._streams is not None, "init_callback() comes first"
         assert self._generator is not None
-        parts = ("seeds", "starts_stream", "rollout_stream", "report", "trainer", "dynamics")
+        parts = ("seeds", "starts_stream", "rollout_stream", "report", "trainer", "dynamics", "gate")
         require_keys(state, (*_COUNTERS, *parts), "a DynaCallback")
         check_parts_can_be_kept(self.dynamics, self.trainer)
-        if (state["trainer"] is None) != (self.trainer is None):
-            raise ValueError("One of the run that was saved and this one has a trainer, and the other has none.")
+        for name, part in (("trainer", self.trainer), ("gate", self._gate)):
+            if (state[name] is None) != (part is None):
+                raise ValueError(f"One of the run that was saved and this one has a {name}, and the other has none.")
         load_model_state(self.dynamics, state["dynamics"])
         if self.trainer is not None:
             self.trainer.load_state_dict(state["trainer"])  # type: ignore[attr-defined]
+        if self._gate is not None:
+            self._gate.load_state_dict(state["gate"])
         self._streams = _Streams(starts=self._streams.starts, **state["seeds"])
         set_numpy_stream_state(self._streams.starts, state["starts_stream"])
         set_torch_stream_state(self._generator, state["rollout_stream"])

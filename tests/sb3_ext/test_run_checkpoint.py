@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,17 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from mbrl_wrappers import EnsembleDynamics, FitConfig, Trainer
+from mbrl_wrappers.branch_gate import GateConfig
 from mbrl_wrappers.seeding import global_stream_states
-from sb3_ext import ActWithAverage, AveragedActor, DynaCallback, MixedReplayBuffer, RunCheckpoint, WithAveragedActor
+from sb3_ext import (
+    ActWithAverage,
+    AveragedActor,
+    DynaCallback,
+    DynaConfig,
+    MixedReplayBuffer,
+    RunCheckpoint,
+    WithAveragedActor,
+)
 from tests.sb3_ext.resumed_runs import RARE, Built, Kill, KillAt, differences, run
 
 STEPS = 190
@@ -28,11 +38,11 @@ RESTORED = [0, 50, 100]
 SMALL = {"learning_starts": 45, "batch_size": 16, "buffer_size": 200, "seed": 0, "device": "cpu"}
 
 
-def dyna(env: VecEnv) -> DynaCallback:
+def dyna(env: VecEnv, config: DynaConfig = RARE) -> DynaCallback:
     model = EnsembleDynamics(
         env.observation_space, env.action_space, num_members=2, num_elites=1, hidden=(8,), device="cpu"
     )
-    return DynaCallback(model, RARE, trainer=Trainer(model, FitConfig(max_gradient_steps=8)))
+    return DynaCallback(model, config, trainer=Trainer(model, FitConfig(max_gradient_steps=8)))
 
 
 def agent_on(cls: type[BaseAlgorithm], env: VecEnv, **kwargs: Any) -> BaseAlgorithm:
@@ -51,7 +61,8 @@ def dqn() -> Built:
     env = make_vec_env("CartPole-v1", seed=0)
     agent = agent_on(DQN, env, replay_buffer_class=MixedReplayBuffer, target_update_interval=70, train_freq=2)
     evaluation = EvalCallback(make_vec_env("CartPole-v1", seed=7), n_eval_episodes=1, eval_freq=60, verbose=0)
-    return Built(agent, [dyna(env), evaluation])
+    gated = replace(RARE, gate=GateConfig(quantile=0.8, of="first_steps"))
+    return Built(agent, [dyna(env, gated), evaluation])
 
 
 def td3_with_coloured_noise() -> Built:
