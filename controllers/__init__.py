@@ -1,6 +1,8 @@
 """Planners and MPC for any model. They depend on protocols only, not on concrete models, environments or agents."""
 
-from controllers.learning import PlannerLearningConfig, learn_with_planner
+from controllers.learning import learn_with_planner
+from controllers.learning_checkpoints import PlannerCheckpoints
+from controllers.learning_config import PlannerLearningConfig
 from controllers.learning_reports import PlannerLearningResult, StepReport, TrialReport
 from controllers.motion.closing import close_gap
 from controllers.motion.kinodynamic import KinodynamicRRT
@@ -13,10 +15,10 @@ from controllers.motion.rrt_star import RRTStar
 from controllers.motion.space import MotionProblem
 from controllers.motion.timing import Pace
 from controllers.motion.tracking import LinearDynamics, PathTracker
-from controllers.mpc import MPCPolicy, MPCState, Objective
+from controllers.mpc import MPCPolicy, Objective
+from controllers.mpc_state import MPCState
 from controllers.plan import Plan, Planner, PlanReport, WarmStart
 from controllers.problem import PlanningProblem
-from controllers.progress import PlannerProgress, load_progress, save_progress
 from controllers.proposals import Proposals
 from controllers.risk import CVaR, Mean, MeanMinusStd, Risk, Worst
 from controllers.search.mcts import MCTS, Outcomes, Prior, Rollouts
@@ -57,9 +59,9 @@ __all__ = [
     "Plan",
     "PlanReport",
     "Planner",
+    "PlannerCheckpoints",
     "PlannerLearningConfig",
     "PlannerLearningResult",
-    "PlannerProgress",
     "PlanningProblem",
     "Prior",
     "Proposals",
@@ -76,9 +78,7 @@ __all__ = [
     "Worst",
     "close_gap",
     "learn_with_planner",
-    "load_progress",
     "root_statistics",
-    "save_progress",
     "search_trees",
     "shortcut",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from typing_extensions import Unpack
 
+from controllers.mpc_state import MPCState
 from controllers.plan import Plan, Planner, WarmStart
 from controllers.problem import PlanningProblem, TerminalValue
 from controllers.proposals import Proposals
@@ -42,26 +43,6 @@ class ObservationEncoder(Protocol):
     def encode(self, observation: Any) -> Tensor:
         """Observations ``(B,)`` of the environments as rows ``(B, O)``."""
         ...
-
-
-class MPCState(NamedTuple):
-    """State passed from one call of ``predict`` to the next, one row per environment.
-
-    Attributes:
-        actions: ``(N, H, A)`` the plan under way.
-        age: ``(N,)`` int64, how many of its actions have been executed.
-        warm_start: what the next plan starts from, not yet shifted.
-        steps: ``(N,)`` int64, actions taken in this episode.
-        belief: of a latent model, None otherwise.
-        calls: calls of ``predict`` so far, which selects the random stream.
-    """
-
-    actions: Tensor
-    age: Tensor
-    warm_start: WarmStart
-    steps: Tensor
-    belief: Any
-    calls: int
 
 
 class MPCPolicy(Generic[S]):
@@ -157,6 +138,23 @@ class MPCPolicy(Generic[S]):
         env_action = self.codec.to_env(action)
         state = state._replace(age=state.age + 1, steps=state.steps + 1, calls=state.calls + 1)
         return (env_action[0] if single else env_action), state
+
+    def state_from(self, saved: Mapping[str, Any]) -> MPCState:
+        """The state of one environment or several, from what :meth:`MPCState.state_dict` gave.
+
+        Raises:
+            ValueError: if it is the state of a policy with another model or horizon.
+        """
+        belief, count = None, len(saved["age"])
+        if isinstance(self.model, LatentModel) and saved["belief"] is not None:
+            belief = self.model.initial(count), th.zeros(count, self.codec.size)
+        state = MPCState.from_state_dict(saved, device=th.device(self.model.device), belief=belief)
+        if state.actions.shape != (count, self.horizon, self.codec.size):
+            raise ValueError(
+                f"The state has a plan of shape {tuple(state.actions.shape)}, and this policy plans "
+                f"{self.horizon} actions of size {self.codec.size}."
+            )
+        return state
 
     def _observed(self, observation: Any) -> tuple[Tensor, bool]:
         """The observations as ``(N, O)`` and whether there was just one, without its batch dimension."""

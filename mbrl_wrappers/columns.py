@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from mbrl_wrappers.spaces import ActionCodec, has_whole_numbers
+from mbrl_wrappers.states import StateDict, require_keys
 
 Array = NDArray[Any]
 LARGEST = np.float64(np.finfo(np.float32).max)
@@ -171,6 +173,24 @@ class EndWatch:
     def __init__(self, obs_size: int) -> None:
         self._farthest = np.full(obs_size, np.inf)  # (O,) of all steps that did not end an episode
         self._seen = False
+
+    def state_dict(self) -> StateDict:
+        """What was seen so far."""
+        return {"farthest": self._farthest.copy(), "seen": self._seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if it is of observations of another size; nothing is changed then.
+        """
+        require_keys(state, ("farthest", "seen"), "an EndWatch")
+        if state["farthest"].shape != self._farthest.shape:
+            raise ValueError(
+                f"The state is of observations of shape {state['farthest'].shape}, and these have "
+                f"{self._farthest.shape}."
+            )
+        self._farthest, self._seen = state["farthest"].copy(), bool(state["seen"])
 
     def any_lost(self, obs: Array, next_obs: Array, last: NDArray[np.bool_], following: Array) -> bool:
         """Look at rows, and say whether one of them lost its successor.

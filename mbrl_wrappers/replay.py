@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.columns import ColumnChecks, EndWatch, RealColumns, given_columns
 from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
+from mbrl_wrappers.states import StateDict, require_keys
+from mbrl_wrappers.step_ring import check_step_ring, step_ring
 from mbrl_wrappers.storage import file_format as checkpoint_file
 from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
 from mbrl_wrappers.types import Transitions
@@ -203,6 +206,29 @@ class TransitionStore:
             ValueError: if nothing is stored.
         """
         return self._obs[self._place(index)]
+
+    def state_dict(self) -> StateDict:
+        """All steps as a ring; views, which are to be written before the next step is added."""
+        ring = step_ring(self._arrays(), self.steps_seen)
+        # Whether a step was the last of its episode may turn out one step later: so this column is no part of the ring,
+        # of which only new slots are written.
+        last = np.packbits(self._last[: ring.filled])
+        return {"steps": ring, "last": last, "ends": self._ends.state_dict(), "warned": self._warned}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold the steps of ``state`` in place of one's own; what is added later lands as it would have.
+
+        Raises:
+            ValueError: if it is the state of a store of another size or task; nothing is changed then.
+        """
+        require_keys(state, ("steps", "last", "ends", "warned"), "a TransitionStore")
+        ring = check_step_ring(state["steps"], self._arrays(), "TransitionStore")
+        last = np.unpackbits(state["last"], count=ring.filled * self.num_envs).reshape(ring.filled, self.num_envs)
+        self._ends.load_state_dict(state["ends"])
+        for name, array in self._arrays().items():
+            array[: ring.filled] = ring.columns[name]
+        self._last[: ring.filled] = last
+        self._warned, self.steps_seen = bool(state["warned"]), ring.written
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one safetensors file (no pickle), whole or not at all; return its path."""

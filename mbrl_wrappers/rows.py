@@ -6,7 +6,7 @@ never mutated, so each function returns a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import torch as th
@@ -29,6 +29,42 @@ def map_tensors(function: Callable[..., Tensor], state: S, *others: S) -> S:
     parts = cast(tuple[Any, ...], state)
     fields = [map_tensors(function, *group) for group in zip(parts, *cast(Any, others), strict=True)]
     return cast(S, type(parts)(*fields))
+
+
+def tensors_of(state: object) -> list[Tensor]:
+    """The tensors of ``state`` from the first field to the last.
+
+    Raises:
+        TypeError: for a state that holds :class:`Objects`.
+    """
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    if _holds_objects(state):
+        raise TypeError(f"A {type(state).__name__} holds objects that are no tensors, so it cannot be exported.")
+    map_tensors(note, state)
+    return found
+
+
+def with_tensors(state: S, tensors: Iterable[Tensor]) -> S:
+    """``state`` with the tensors that :func:`tensors_of` gave of one of its kind, on its own devices.
+
+    Raises:
+        ValueError: if their number, shapes or dtypes differ.
+    """
+    own, given = tensors_of(state), list(tensors)
+    here, there = ([(tuple(each.shape), each.dtype) for each in group] for group in (own, given))
+    if here != there:
+        raise ValueError(f"The tensors {there} are not those of a {type(state).__name__}, which has {here}.")
+    rest = iter(given)
+    return map_tensors(lambda tensor: next(rest).to(tensor.device, copy=True), state)
+
+
+def _holds_objects(state: object) -> bool:
+    return isinstance(state, Objects) or (isinstance(state, tuple) and any(map(_holds_objects, state)))
 
 
 def take_rows(state: S, index: Tensor) -> S:

@@ -10,6 +10,7 @@ from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback
 from sb3_ext.dyna_config import DynaConfig
 from sb3_ext.imagination import ImaginationConfig, learn_in_imagination
+from sb3_ext.run_checkpoint import RunCheckpoint
 from sb3_ext.vec_env import ModelVecEnv
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ImaginationConfig",
     "MixedReplayBuffer",
     "ModelVecEnv",
+    "RunCheckpoint",
     "WithAveragedActor",
     "learn_in_imagination",
 ]

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.seeding import draw_seed, fenced_global_streams, spawn_seeds, torch_generator
+from mbrl_wrappers.seeding import (
+    draw_seed,
+    fenced_global_streams,
+    set_torch_stream_state,
+    spawn_seeds,
+    torch_generator,
+    torch_stream_state,
+)
 from sb3_ext.averaged_network import NetworkAverage, network_average
 
 Unit = Literal["real_steps", "updates"]
@@ -159,6 +167,11 @@ class AveragedActor(BaseCallback):
             actions, state = policy.predict(observation, state, episode_start, deterministic)
         return actions, state
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the average is in the agent's place."""
+        return self._applied
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the average in the agent's place inside the ``with`` block; its own weights are back after it.
@@ -199,8 +212,12 @@ class AveragedActor(BaseCallback):
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Arrays by name from which :meth:`load_state_dict` goes on, e.g. for ``numpy.savez``."""
-        counts = {"counted": np.array(self._counted), "resets": np.array(self._resets)}
-        return {**counts, **{_WEIGHTS + name: value for name, value in self.network.arrays().items()}}
+        own = {
+            "counted": np.array(self._counted),
+            "resets": np.array(self._resets),
+            "stream": torch_stream_state(self._generator).numpy(),
+        }
+        return {**own, **{_WEIGHTS + name: value for name, value in self.network.arrays().items()}}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Restore a saved average at the next ``learn()``, and at once if there is an agent already.
@@ -211,7 +228,7 @@ class AveragedActor(BaseCallback):
         Raises:
             ValueError: if it is of another network; without an agent yet, ``learn()`` raises it.
         """
-        missing = [name for name in ("counted", "resets") if name not in state]
+        missing = [name for name in ("counted", "resets", "stream") if name not in state]
         if missing:
             raise ValueError(f"This is no state of an AveragedActor: it lacks {' and '.join(missing)}.")
         loaded = {name: np.array(state[name]) for name in state}
@@ -223,6 +240,7 @@ class AveragedActor(BaseCallback):
         weights = {name.removeprefix(_WEIGHTS): value for name, value in state.items() if name.startswith(_WEIGHTS)}
         self.network.load(weights)
         self._counted, self._resets = int(state["counted"]), int(state["resets"])
+        set_torch_stream_state(self._generator, th.from_numpy(state["stream"]))
 
     def _count(self) -> int:
         return int(self.model.num_timesteps if self.unit == "real_steps" else cast(Any, self.model)._n_updates)

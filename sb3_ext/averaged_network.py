@@ -228,7 +228,12 @@ class JaxAverage:
         """Take weights that :meth:`arrays` gave."""
         check_arrays(self.arrays(), arrays)
         leaves, structure = self._tree.tree_flatten_with_path(self._values)
-        loaded = [self._numpy.asarray(arrays[_path_name(path)], dtype=leaf.dtype) for path, leaf in leaves]
+        # CrossQ's count of steps is a number until the first update.
+        dtypes = [getattr(leaf, "dtype", None) for _, leaf in leaves]
+        loaded = [
+            self._numpy.asarray(arrays[_path_name(path)], dtype=dtype)
+            for (path, _), dtype in zip(leaves, dtypes, strict=True)
+        ]
         self._values = self._tree.tree_unflatten(structure, loaded)
         self._place()
 

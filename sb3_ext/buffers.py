@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,22 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.columns import EndWatch
+from mbrl_wrappers.columns import LARGEST, EndWatch
 from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.replay import row_numbers
-from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
+from mbrl_wrappers.seeding import (
+    fresh_seed,
+    numpy_stream_state,
+    seed_at,
+    set_numpy_stream_state,
+    set_torch_stream_state,
+    torch_generator,
+    torch_stream_state,
+)
 from mbrl_wrappers.spaces import ActionCodec, check_action_space, check_observation_space
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import Transitions
+from sb3_ext.replay_ring import load_replay_ring, replay_ring
 from sb3_ext.synthetic import SyntheticBuffer
 from sb3_ext.terminal_observations import UNCLIPPED
 
@@ -114,12 +125,12 @@ class MixedReplayBuffer(ReplayBuffer):
             ("action", action),
             ("reward", reward),
         ):
-            finite = np.isfinite(value)
+            finite = np.abs(value) <= LARGEST  # rewards are stored in float32; false for NaN
             if not finite.all():
                 where = np.argwhere(~np.atleast_1d(finite))[0].tolist()
                 raise ValueError(
-                    f"The {name} of environment step {self.size()} is not finite at index {where} (environment first). "
-                    "Mend the environment or wrap it: a model fitted to such a row would be lost."
+                    f"The {name} of environment step {self._steps_added} is not finite at index {where} (environment "
+                    "first). Mend the environment or wrap it: a model fitted to such a row would be lost."
                 )
         self._check_last_successors(obs)
         super().add(obs, self._true_successors(next_obs, infos), action, reward, done, infos)
@@ -281,6 +292,33 @@ class MixedReplayBuffer(ReplayBuffer):
         super().reset()
         self._steps_added = 0
         self.synthetic.clear()
+
+    def state_dict(self) -> StateDict:
+        """Both parts, their random streams, and what was warned of; views of the buffer, to be written at once."""
+        return {
+            "real": replay_ring(self, self._steps_added),
+            "synthetic": self.synthetic.state_dict(),
+            "rows_stream": numpy_stream_state(self._rng),
+            "shuffle_stream": torch_stream_state(self._shuffle),
+            "ends": self._ends.state_dict(),
+            "doubts_told": sorted(self._doubts_told),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``: what is drawn and added next is what would have been.
+
+        Raises:
+            ValueError: if it is the state of a buffer of another task or size.
+        """
+        names = ("real", "synthetic", "rows_stream", "shuffle_stream", "ends", "doubts_told")
+        require_keys(state, names, "a MixedReplayBuffer")
+        load_replay_ring(self, state["real"])
+        self._steps_added = state["real"].written
+        self.synthetic.load_state_dict(state["synthetic"])
+        set_numpy_stream_state(self._rng, state["rows_stream"])
+        set_torch_stream_state(self._shuffle, state["shuffle_stream"])
+        self._ends.load_state_dict(state["ends"])
+        self._doubts_told = set(state["doubts_told"])
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to pickle: everything except the synthetic rows, which the model can regenerate."""

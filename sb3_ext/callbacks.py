@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,16 +18,35 @@ from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.function_checks import check_functions, disagreement
 from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rollout import Rollout, branched_rollout
-from mbrl_wrappers.seeding import fresh_seed, spawn_seeds, torch_generator
+from mbrl_wrappers.seeding import (
+    fresh_seed,
+    numpy_stream_state,
+    set_numpy_stream_state,
+    set_torch_stream_state,
+    spawn_seeds,
+    torch_generator,
+    torch_stream_state,
+)
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn
 from sb3_ext.agent_checks import check_agent, mixed_buffer
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 from sb3_ext.dyna_config import DynaConfig
+from sb3_ext.dyna_state import (
+    check_parts_can_be_kept,
+    load_model_state,
+    model_state,
+    report_from_state,
+    report_state,
+)
 from sb3_ext.model_log import record_fit, record_rollout
 from sb3_ext.model_user import ModelUser
+from sb3_ext.resume_checks import warn_if_rows_are_missing, warn_if_the_model_is_not_saved
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
+
+_COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "compared", "fit_seconds", "rollout_seconds")
 
 MAX_DRAWS = 20
 """Maximum number of attempts to draw enough starts inside the model's limits."""
@@ -109,6 +129,7 @@ class DynaCallback(BaseCallback):
         self._last_round = 0
         self._compared = False
         self._fits = 0
+        self._resumed = False
 
     # --- SB3's hooks ------------------------------------------------------------------------------------------------
 
@@ -151,17 +172,19 @@ class DynaCallback(BaseCallback):
         check_functions(self.dynamics, self._first_observations())
         if isinstance(self.model, ModelUser):
             self.model.check_model(self.dynamics, self._first_observations())
+        warn_if_the_model_is_not_saved(self.locals.get("callback"))
+        warn_if_rows_are_missing(self._off_policy, mixed_buffer(self.model))
         # A second learn() goes on with the schedule. A new agent, or one that was loaded and lacks its synthetic rows,
         # has whatever is due done at the first chance.
         buffer, now = mixed_buffer(self.model), self.num_timesteps
         filled = len(buffer.synthetic) > 0 or isinstance(self.model, ModelUser)
-        goes_on = filled and self._agent is self.model
+        goes_on = self._resumed or (filled and self._agent is self.model)
         if not (goes_on and now <= self._next_fit <= now + self.config.model_train_freq):
             self._next_fit = now
         if not (goes_on and now <= self._next_rollout <= now + self.config.rollout_freq):
             self._next_rollout = now
         self._compared = self._compared and self._agent is self.model
-        self._agent = self.model
+        self._agent, self._resumed = self.model, False
 
     def _on_rollout_start(self) -> None:
         buffer = mixed_buffer(self.model)
@@ -278,6 +301,58 @@ class DynaCallback(BaseCallback):
                 stacklevel=2,
             )
         return inside[:count]
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> StateDict:
+        """Schedule, random streams, trainer and model; known once the callback has met its agent.
+
+        Raises:
+            TypeError: for a trainer or a fitted model whose state cannot be exported.
+        """
+        assert self._streams is not None, "init_callback() comes first"
+        assert self._generator is not None
+        check_parts_can_be_kept(self.dynamics, self.trainer)
+        seeds = {name: seed for name, seed in self._streams._asdict().items() if name != "starts"}
+        return {
+            **{name: vars(self).get(f"_{name}", vars(self).get(name)) for name in _COUNTERS},
+            "seeds": seeds,
+            "starts_stream": numpy_stream_state(self._streams.starts),
+            "rollout_stream": torch_stream_state(self._generator),
+            "report": report_state(self.report),
+            "trainer": None if self.trainer is None else self.trainer.state_dict(),  # type: ignore[attr-defined]
+            "dynamics": model_state(self.dynamics),
+            "gate": None if self._gate is None else self._gate.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` at the next ``learn()``; the callback has met its agent and has its model by then.
+
+        Raises:
+            TypeError: for a trainer or a fitted model whose state cannot be loaded.
+            ValueError: if it is the state of another model or trainer.
+        """
+        assert self._streams is not None, "init_callback() comes first"
+        assert self._generator is not None
+        parts = ("seeds", "starts_stream", "rollout_stream", "report", "trainer", "dynamics", "gate")
+        require_keys(state, (*_COUNTERS, *parts), "a DynaCallback")
+        check_parts_can_be_kept(self.dynamics, self.trainer)
+        for name, part in (("trainer", self.trainer), ("gate", self._gate)):
+            if (state[name] is None) != (part is None):
+                raise ValueError(f"One of the run that was saved and this one has a {name}, and the other has none.")
+        load_model_state(self.dynamics, state["dynamics"])
+        if self.trainer is not None:
+            self.trainer.load_state_dict(state["trainer"])  # type: ignore[attr-defined]
+        if self._gate is not None:
+            self._gate.load_state_dict(state["gate"])
+        self._streams = _Streams(starts=self._streams.starts, **state["seeds"])
+        set_numpy_stream_state(self._streams.starts, state["starts_stream"])
+        set_torch_stream_state(self._generator, state["rollout_stream"])
+        self.report = report_from_state(state["report"])
+        self._next_fit, self._next_rollout = state["next_fit"], state["next_rollout"]
+        self._last_round, self._fits, self._compared = state["last_round"], state["fits"], state["compared"]
+        self.fit_seconds, self.rollout_seconds = state["fit_seconds"], state["rollout_seconds"]
+        self._agent, self._resumed = self.model, True
 
     # --- checks and messages ----------------------------------------------------------------------------------------
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -16,16 +17,29 @@ from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 
 from mbrl_wrappers.checks import at_least
+from mbrl_wrappers.copies.env_state import env_state, load_env_state, why_not_exportable
 from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.function_checks import check_functions, disagreement
 from mbrl_wrappers.replay import TransitionStore
 from mbrl_wrappers.seeding import spawn_seeds
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.agent_factory import AgentFactory, build_agent
+from sb3_ext.callback_states import every_callback
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
+from sb3_ext.dyna_state import (
+    check_parts_can_be_kept,
+    load_model_state,
+    model_state,
+    report_from_state,
+    report_state,
+)
 from sb3_ext.model_log import record_fit
 from sb3_ext.real_loop import Episode, GymEnv, RealLoop, RealProgress, check_eval_env, open_real_env
+from sb3_ext.run_checkpoint import RunCheckpoint
 from sb3_ext.vec_env import ModelVecEnv
+
+_COUNTERS = ("next_eval", "imagined_steps", "fit_seconds", "imagine_seconds")
 
 
 @dataclass(frozen=True)
@@ -57,8 +71,7 @@ class ImaginationConfig:
             at_least(field.name, getattr(self, field.name))
 
 
-@dataclass(frozen=True)
-class CycleRecord:
+class CycleRecord(NamedTuple):
     """Results of one cycle of collecting, fitting and imagining.
 
     Attributes:
@@ -136,7 +149,9 @@ def learn_in_imagination(
             :class:`~mbrl_wrappers.FunctionModel`).
         reward_fn: known reward for the default model, in environment units.
         termination_fn: known termination for the default model.
-        callback: SB3 callbacks, called at each *real* step. (Their ``training_env`` is the model's.)
+        callback: SB3 callbacks, called at each *real* step. (Their ``training_env`` is the model's.) With a
+            :class:`~sb3_ext.RunCheckpoint` among them the run goes on from its newest checkpoint; it saves between
+            cycles.
         eval_env: another real environment or its id, to evaluate the deterministic policy on.
         progress_bar: show real steps.
         seed: of environment, model, imagination and collection, and of the agent when a class is given.
@@ -167,13 +182,13 @@ def learn_in_imagination(
                 DummyVecEnv([lambda: real_env]), reward_fn=reward_fn, termination_fn=termination_fn, seed=model_seed
             )
             dynamics, notes = default.dynamics, default.notes
-        imagination = _Imagination(agent, real_env, dynamics, config or ImaginationConfig(), seed=seed)
+        imagination = _Imagination(agent, real_env, dynamics, trainer, config or ImaginationConfig(), seed=seed)
         check_pieces(real_env.observation_space, real_env.action_space, dynamics, trainer)
         if trainer is None:
-            trainer = default_trainer(dynamics, seed=trainer_seed)
+            imagination.trainer = default_trainer(dynamics, seed=trainer_seed)
         if imagination.agent.verbose >= 1 and notes:
             print(*notes, sep="\n")
-        return imagination.run(total_timesteps, trainer, callback, eval_env=eval_on, progress_bar=progress_bar)
+        return imagination.run(total_timesteps, callback, eval_env=eval_on, progress_bar=progress_bar)
 
 
 class _Imagination:
@@ -184,60 +199,107 @@ class _Imagination:
         agent: type[OnPolicyAlgorithm] | AgentFactory,
         env: GymEnv,
         dynamics: DynamicsModel[Any],
+        trainer: ModelTrainer | None,
         config: ImaginationConfig,
         *,
         seed: int,
     ) -> None:
-        self.config, self.dynamics = config, dynamics
+        self.config, self.dynamics, self.trainer = config, dynamics, trainer
         self.store = TransitionStore(config.store_size, env.observation_space, env.action_space)
         self.model_env = ModelVecEnv(dynamics, self.store, config.num_envs, config.horizon)
         self.model_env.seed(seed)
         self.agent = build_agent(agent, VecMonitor(self.model_env), config.horizon, seed)
         self.real = RealLoop(env, self.agent, self.store, seed=seed)
+        self.eval_env: GymEnv | None = None
+        self.log: list[CycleRecord] = []
+        self.next_eval = config.eval_freq
         self.imagined_steps = 0
         self.fit_seconds = self.imagine_seconds = 0.0
 
     def run(
         self,
         total_timesteps: int,
-        trainer: ModelTrainer | None,
         callback: MaybeCallback,
         *,
         eval_env: GymEnv | None,
         progress_bar: bool,
     ) -> ImaginationResult:
         """Collect, fit, imagine, until the real steps are spent or a callback says stop."""
+        self.eval_env = eval_env
         check_functions(self.dynamics, self.real.observation)
-        callbacks = self._init_callbacks(callback, progress_bar)
         # Counted as in learn(): up from the steps that a loaded agent has.
         until = self.agent.num_timesteps + total_timesteps
+        callbacks = self._init_callbacks(callback, progress_bar)
+        self._restore(callbacks)
         callbacks.on_training_start({"total_timesteps": until, "self": self.agent}, {})
-        log: list[CycleRecord] = []
-        next_eval = self.config.eval_freq
         while self.store.steps_seen < total_timesteps:
-            wanted = self.config.cycle_steps if log else self.config.initial_steps
+            wanted = self.config.cycle_steps if self.log else self.config.initial_steps
             steps = min(wanted, total_timesteps - self.store.steps_seen)
-            if not self.real.collect(steps, callbacks, random=not log):
+            if not self.real.collect(steps, callbacks, random=not self.log):
                 break
-            if not log:
+            if not self.log:
                 for sentence in disagreement(self.dynamics, self.store.transitions()).sentences:
                     warnings.warn(sentence, stacklevel=3)
-            report = self.fit(trainer)
+            report = self.fit()
             imagined_return = self.imagine()
             evaluation = None
-            if eval_env is not None and self.store.steps_seen >= min(next_eval, total_timesteps):
-                next_eval = self.store.steps_seen + self.config.eval_freq
+            if eval_env is not None and self.store.steps_seen >= min(self.next_eval, total_timesteps):
+                self.next_eval = self.store.steps_seen + self.config.eval_freq
                 evaluation = self.real.evaluate(eval_env, self.config.eval_episodes)
-            log.append(self.record(report, imagined_return, evaluation))
+            self.log.append(self.record(report, imagined_return, evaluation))
         callbacks.on_training_end()
-        return ImaginationResult(self.agent, self.dynamics, self.store, tuple(log))
+        return ImaginationResult(self.agent, self.dynamics, self.store, tuple(self.log))
 
-    def fit(self, trainer: ModelTrainer | None) -> Any:
+    def state_dict(self) -> StateDict:
+        """The model, the real data and loop, and the cycles so far; the agent and its environment are kept apart."""
+        check_parts_can_be_kept(self.dynamics, self.trainer)
+        return {
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "log": [{**record._asdict(), "fit": report_state(record.fit)} for record in self.log],
+            "real": self.real.state_dict(),
+            "store": self.store.state_dict(),
+            "trainer": None if self.trainer is None else self.trainer.state_dict(),  # type: ignore[attr-defined]
+            "dynamics": model_state(self.dynamics),
+            "eval_env": None if self.eval_env is None else env_state(self.eval_env),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if it is the state of another run.
+        """
+        require_keys(state, (*_COUNTERS, "log", "real", "store", "trainer", "dynamics", "eval_env"), "an imagination")
+        load_model_state(self.dynamics, state["dynamics"])
+        if self.trainer is not None:
+            self.trainer.load_state_dict(state["trainer"])  # type: ignore[attr-defined]
+        self.store.load_state_dict(state["store"])
+        self.real.load_state_dict(state["real"])
+        if self.eval_env is not None and state["eval_env"] is not None:
+            load_env_state(self.eval_env, state["eval_env"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self.log = [CycleRecord(**{**row, "fit": report_from_state(row["fit"])}) for row in state["log"]]
+
+    def _restore(self, callbacks: BaseCallback) -> None:
+        """Go on from the newest checkpoint if a callback saves the run and has one."""
+        for checkpoint in every_callback(callbacks):
+            if isinstance(checkpoint, RunCheckpoint):
+                checkpoint.restore(self.agent, callbacks, also={"imagination": self})
+                why = why_not_exportable(self.real.env)
+                if why:
+                    warnings.warn(
+                        f"The state of the real environment cannot be exported ({why.rstrip('.')}), so a run that is "
+                        "resumed begins a new episode where it was in the middle of one.",
+                        stacklevel=4,
+                    )
+
+    def fit(self) -> Any:
         """Refit the model to all real data; None without a trainer."""
-        if trainer is None:
+        if self.trainer is None:
             return None
         started = time.perf_counter()
-        report = trainer.fit(self.store.transitions(), row_ids=self.store.row_ids())
+        report = self.trainer.fit(self.store.transitions(), row_ids=self.store.row_ids())
         self.fit_seconds += time.perf_counter() - started
         return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -19,9 +19,19 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
+from mbrl_wrappers.copies.env_state import env_state, load_env_state
 from mbrl_wrappers.replay import TransitionStore
-from mbrl_wrappers.seeding import draw_seed, fenced_global_streams, spawn_seeds, torch_generator
+from mbrl_wrappers.seeding import (
+    draw_seed,
+    fenced_global_streams,
+    set_torch_stream_state,
+    spawn_seeds,
+    torch_generator,
+    torch_stream_state,
+)
 from mbrl_wrappers.spaces import in_dtype_of
+from mbrl_wrappers.states import StateDict, require_keys
+from sb3_ext.monitor_files import cut_monitor_files, monitor_file_sizes
 
 GymEnv = gymnasium.Env[Any, Any]
 STATS_WINDOW = 100
@@ -52,6 +62,7 @@ class RealLoop:
         self._generator = torch_generator(policy_seed)
         self._eval_seed: int | None = eval_seed % 2**31
         self._running = Episode(0.0, 0)
+        self._obs: NDArray[Any]
         env.action_space.seed(action_seed % 2**31)
         self._reset(seed=env_seed % 2**31)
 
@@ -86,6 +97,38 @@ class RealLoop:
         callbacks.on_rollout_end()
         return True
 
+    def state_dict(self) -> StateDict:
+        """Where the real episode is, the episodes lately, and the streams; the store and the agent are kept apart."""
+        return {
+            "env": env_state(self.env),
+            "files": monitor_file_sizes(self.env),
+            "episodes": [list(episode) for episode in self.episodes],
+            "running": list(self._running),
+            "stream": torch_stream_state(self._generator),
+            "eval_seed": self._eval_seed,
+            "obs": self._obs.copy(),
+            "discounted_return": self.statistics.discounted_return,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; an environment whose state was not exported begins a new episode.
+
+        Raises:
+            ValueError: if it is the state of another environment.
+        """
+        require_keys(state, self.state_dict(), "a RealLoop")
+        self.episodes = deque((Episode(*row) for row in state["episodes"]), STATS_WINDOW)
+        self._eval_seed = state["eval_seed"]
+        cut_monitor_files(self.env, state["files"])
+        if state["env"] is None:
+            set_torch_stream_state(self._generator, state["stream"])
+            self._reset(seed=draw_seed(self._generator))
+            return
+        load_env_state(self.env, state["env"])
+        self._running, self._obs = Episode(*state["running"]), state["obs"].copy()
+        self.statistics.discounted_return = state["discounted_return"]
+        set_torch_stream_state(self._generator, state["stream"])
+
     @property
     def observation(self) -> Tensor:
         """The observation ``(1, O)`` that the next real step starts from."""
@@ -116,7 +159,7 @@ class RealLoop:
 
     def _see(self, obs: object) -> None:
         # A copy: some environments write every observation into one array.
-        self._obs: NDArray[Any] = np.array(obs)
+        self._obs = np.array(obs)
         self.statistics.see(self._obs)
 
     def _renew_exploration(self, step: int) -> None:
@@ -148,17 +191,20 @@ class RealStatistics:
     environment. So they are updated here, step by step as ``VecNormalize`` would, and :meth:`frozen` while the
     agent learns in the model.
 
+    Attributes:
+        discounted_return: of the real episode under way.
+
     Args:
         normalizer: the agent's, or None. One with ``training=False`` was frozen by the user and stays as it is.
     """
 
     def __init__(self, normalizer: VecNormalize | None) -> None:
         self._normalizer = normalizer if normalizer is not None and normalizer.training else None
-        self._return = 0.0
+        self.discounted_return = 0.0
 
     def begin(self) -> None:
         """An episode begins."""
-        self._return = 0.0
+        self.discounted_return = 0.0
 
     def see(self, obs: NDArray[Any]) -> None:
         """Take an observation ``(O,)`` that the agent is about to act in."""
@@ -168,8 +214,8 @@ class RealStatistics:
     def earn(self, reward: float) -> None:
         """Take the reward of a step into the statistics of the discounted return."""
         if self._normalizer is not None:
-            self._return = self._return * self._normalizer.gamma + reward
-            self._normalizer.ret_rms.update(np.array([self._return]))
+            self.discounted_return = self.discounted_return * self._normalizer.gamma + reward
+            self._normalizer.ret_rms.update(np.array([self.discounted_return]))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

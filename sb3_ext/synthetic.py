@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import Transitions
 
 FloatArray = NDArray[np.float32]
@@ -109,6 +111,36 @@ class SyntheticBuffer:
         if self._columns is None:
             raise IndexError("The synthetic buffer is empty.")
         return SyntheticRows(*(column[index] for column in self._columns))
+
+    def state_dict(self) -> StateDict:
+        """The rows in their order, which decides what a batch draws; views of the buffer, to be written at once."""
+        columns = None if self._columns is None else self._columns._asdict()
+        rows = {} if columns is None else {name: column[: self._size] for name, column in columns.items()}
+        return {"capacity": self.capacity, "rows": rows, "made_at": self._made_at[: self._size]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold the rows of ``state`` in place of one's own.
+
+        Raises:
+            ValueError: if they do not fit these observations and actions; nothing is changed then.
+        """
+        require_keys(state, ("capacity", "rows", "made_at"), "a synthetic buffer")
+        capacity, columns, made_at = at_least("capacity", state["capacity"]), state["rows"], state["made_at"]
+        if columns:
+            require_keys(columns, SyntheticRows._fields, "a synthetic buffer's rows")
+        action = 1 if self.codec.is_discrete else self.codec.size
+        for name, width in zip(SyntheticRows._fields, (self.obs_size, action, self.obs_size, 1, 1), strict=True):
+            if columns and columns[name].shape != (len(made_at), width):
+                raise ValueError(
+                    f"{name} of the imagined rows has shape {columns[name].shape}, and {(len(made_at), width)} is "
+                    "needed: they are of another task."
+                )
+        if len(made_at) > capacity:
+            raise ValueError(f"There are {len(made_at)} imagined rows, and the capacity is {capacity}.")
+        self.clear()
+        self.capacity = capacity
+        if columns:
+            self._append(SyntheticRows(**{name: np.asarray(column) for name, column in columns.items()}), made_at)
 
     def _append(self, rows: SyntheticRows, made_at: NDArray[np.int64]) -> None:
         if self._columns is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,7 +15,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from mbrl_wrappers.envs.branches import Branches
 from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
+from mbrl_wrappers.seeding import numpy_stream_state, set_numpy_stream_state
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel, Limits
+from sb3_ext.plain_values import plain
 
 
 def check_counts_from_zero(space: spaces.Space[Any]) -> None:
@@ -149,6 +152,29 @@ class ModelVecEnv(ImaginedEnv, VecEnv):
             self.reset_infos[index] = {}
         self._branches.restart(dones)
         return self._branches.obs, result.reward, dones, infos
+
+    def state_dict(self) -> StateDict:
+        """Where each episode is, the random streams, and the seeds that the next reset will use."""
+        return {
+            "branches": self._branches.state_dict(),
+            "rngs": [numpy_stream_state(rng) for rng in self._rngs],
+            "seeds": [plain(seed) for seed in self._seeds],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model's own is loaded apart from it.
+
+        Raises:
+            ValueError: if it is the state of another environment.
+        """
+        require_keys(state, ("branches", "rngs", "seeds"), "a ModelVecEnv")
+        if len(state["rngs"]) != self.num_envs:
+            raise ValueError(f"The state is of {len(state['rngs'])} episodes side by side, not {self.num_envs}.")
+        self._branches.load_state_dict(state["branches"])
+        self._rngs = self._branches.rngs or [np.random.default_rng(0) for _ in range(self.num_envs)]
+        for rng, stream in zip(self._rngs, state["rngs"], strict=True):
+            set_numpy_stream_state(rng, stream)
+        self._seeds = list(state["seeds"])
 
     def close(self) -> None:
         """Nothing to release."""

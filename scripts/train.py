@@ -2,6 +2,7 @@
 
     python scripts/train.py --algo sac --env Hopper-v5 -n 20000 --no-model
     python scripts/train.py --algo sac --env Hopper-v5 -n 20000 -P
+    python scripts/train.py --resume logs/sac/Hopper-v5_1
 
 Every evaluation in the run folder is taken on the real environment, with the deterministic policy.
 """
@@ -19,7 +20,7 @@ from scripts.training.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, train, and return the exit code.
+    """Parse the command line, train, and return the exit code: 0, 2 for a mistake, 130 or 143 after a signal.
 
     Args:
         argv: words after the program name; the process's own when omitted.
@@ -27,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         from scripts.training.arguments import parse_arguments  # only here: it needs PyYAML, which is an extra
+        from scripts.training.resume import resumed_run
 
-        args = parse_arguments(argv)
-        limit_threads(args.num_threads)
+        run = resumed_run(parse_arguments(argv))
+        limit_threads(run.args.num_threads)
         from scripts.training.session import train  # only now: torch and jax read the thread limits when imported
 
-        return train(args, words)
+        return train(run, words)
     except (ValueError, TypeError, ImportError, AssertionError) as error:  # SB3 asserts what users give it
         print(f"error: {error}", file=sys.stderr)
         return 2

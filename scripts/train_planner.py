@@ -3,6 +3,7 @@
     python scripts/train_planner.py -P
     python scripts/train_planner.py --env Pendulum-v1 --planner icem --propagation ts1 --trials 8
     python scripts/train_planner.py --resume logs/pets/Pendulum-v1_1
+    python scripts/train_planner.py --env Pendulum-v1 --resume auto    # start, or go on after a kill
 
 Every trial of the planner is an episode on the real environment without exploration noise, and counts as an evaluation.
 """
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit_threads(args.num_threads)
         from scripts.planning.learning import resume, train_planner  # only now: torch reads the limits when imported
 
-        return resume(args, words) if args.resume else train_planner(args, words)
+        return resume(args, words) if args.resume not in ("", "auto") else train_planner(args, words)
     except (ValueError, TypeError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -79,6 +79,11 @@ def layers(env: AnyEnv) -> Iterator[AnyEnv]:
         yield env
 
 
+def holds_data(value: Any) -> bool:
+    """Whether an attribute with the name of a display is data all the same."""
+    return isinstance(value, _DATA)
+
+
 class _EnvCopier(ObjectCopier):
     """A copy of an environment, layer by layer.
 
@@ -122,7 +127,7 @@ class _EnvCopier(ObjectCopier):
         for name, value in attributes.items():
             if type(value) in ATOMS or name in constants:
                 twins[name] = value
-            elif name in DISPLAYS and not isinstance(value, _DATA):
+            elif name in DISPLAYS and not holds_data(value):
                 twins[name] = None
             else:
                 try:

@@ -53,15 +53,15 @@ def copy_array(copier: Copier, value: Array) -> Array:
     known = copier.memo.get(id(owner), _MISSING)
     if known is _MISSING:
         known = copier.memo[id(owner)] = _owned(copier, owner)
-    return _window(value, _address(owner), _dense(np.asarray(known)))
+    return _window(value, _address(owner), dense(np.asarray(known)))
 
 
 def _owned(copier: Copier, value: Array) -> Array:
     twin = np.array(value, order="K")
     if value.dtype == object:
         copier.memo[id(value)] = twin  # it may contain itself
-        for place, item in enumerate(_dense(twin)):
-            _dense(twin)[place] = copier.copy(item)
+        for place, item in enumerate(dense(twin)):
+            dense(twin)[place] = copier.copy(item)
     return twin
 
 
@@ -128,7 +128,7 @@ def _address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def _dense(owner: Array) -> Array:
+def dense(owner: Array) -> Array:
     """All elements of an array without gaps, in the order of memory: a view."""
     return owner.transpose(np.argsort(np.negative(owner.strides), kind="stable")).reshape(-1)
 

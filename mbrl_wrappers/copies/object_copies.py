@@ -123,7 +123,7 @@ class ObjectCopier:
         twin = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
         self.memo[id(value)] = twin
         for cell, new in zip(closure, cells, strict=True):
-            if cell not in self._filled:
+            if not any(cell is known for known in self._filled):  # cells compare by what they hold, such as arrays
                 self._filled.append(cell)
                 with suppress(ValueError):  # an empty cell
                     new.cell_contents = self.copy(cell.cell_contents)
@@ -239,7 +239,7 @@ class ObjectCopier:
 @lru_cache(maxsize=1024)
 def _way(kind: Any) -> Callable[[ObjectCopier, Any], Any]:
     """How objects of a class are copied."""
-    if kind.__module__.partition(".")[0] in _DISPLAY_MODULES:
+    if is_display(kind):
         return lambda copier, value: copier.display(value)
     for kinds, way in _WAYS:
         if issubclass(kind, kinds):
@@ -252,6 +252,11 @@ def _way(kind: Any) -> Callable[[ObjectCopier, Any], Any]:
     if hasattr(kind, "__deepcopy__"):
         return ObjectCopier.by_its_class
     return ObjectCopier.plain if is_plain(kind) else ObjectCopier.by_protocol
+
+
+def is_display(kind: Any) -> bool:
+    """Whether a class belongs to a library that draws."""
+    return kind.__module__.partition(".")[0] in _DISPLAY_MODULES
 
 
 def is_plain(kind: Any) -> bool:

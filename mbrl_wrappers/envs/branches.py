@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +13,21 @@ from torch import Tensor
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.envs.starts import Starts, check_observations, start_sampler
 from mbrl_wrappers.precision import model_dtype
-from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows
-from mbrl_wrappers.seeding import seed_at, torch_generator
+from mbrl_wrappers.rows import map_tensors, num_rows, put_rows, take_rows, tensors_of, with_tensors
+from mbrl_wrappers.seeding import (
+    numpy_stream_state,
+    seed_at,
+    set_numpy_stream_state,
+    set_torch_stream_state,
+    torch_generator,
+    torch_stream_state,
+)
 from mbrl_wrappers.spaces import check_action_space, check_observation_space
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel, Limits, Prediction
 
 BoolArray = NDArray[np.bool_]
+_COUNTERS = ("horizon", "steps", "restarts_since_step")
 
 
 class BranchStep(NamedTuple):
@@ -112,6 +121,11 @@ class Branches:
     def elapsed(self) -> NDArray[np.int64]:
         """A copy of the step counters, ``(N,)`` steps since each row's start."""
         return self._elapsed.copy()
+
+    @property
+    def rngs(self) -> list[np.random.Generator]:
+        """The streams that the rows' starts are drawn from; none before :meth:`use_streams`."""
+        return self._rngs
 
     @property
     def started(self) -> bool:
@@ -218,6 +232,56 @@ class Branches:
             truncated=(invalid | (active & (self._elapsed >= self.horizon))) & ~terminated,
             invalid=invalid,
         )
+
+    def state_dict(self) -> StateDict:
+        """Where each row is, the counters and the random streams.
+
+        Raises:
+            TypeError: for a model whose state holds objects that are no tensors.
+        """
+        return {
+            **{name: getattr(self, f"_{name}") for name in _COUNTERS},
+            "num_invalid": self.num_invalid,
+            "obs": self.obs,
+            "elapsed": self.elapsed,
+            "rngs": [numpy_stream_state(rng) for rng in self._rngs],
+            "seed": self._seed if self._rngs else None,
+            "stream": torch_stream_state(self._generator) if self._rngs else None,
+            "state": [tensor.cpu().clone() for tensor in tensors_of(self._state)] if self.started else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model's own is loaded apart from it.
+
+        The generators of the rows are new ones, :attr:`rngs`.
+
+        Raises:
+            ValueError: if it is the state of another number of rows or another model; nothing is changed then.
+        """
+        names = (*_COUNTERS, "num_invalid", "obs", "elapsed", "rngs", "seed", "stream", "state")
+        require_keys(state, names, "model environments")
+        if state["obs"].shape != self._obs.shape or len(state["rngs"]) not in (0, self.num_rows):
+            raise ValueError(
+                f"The state is of observations of shape {state['obs'].shape}, and these are {self._obs.shape}: build "
+                "the environment with the model and the number of rows that it had."
+            )
+        rows = None
+        if state["state"] is not None:
+            template = self.model.reset(
+                th.as_tensor(state["obs"], dtype=model_dtype(self.model), device=self.model.device),
+                generator=torch_generator(0, self.model.device),
+            )
+            rows = with_tensors(template, state["state"])
+        self._state, self._obs, self._elapsed = rows, state["obs"].copy(), state["elapsed"].copy()
+        self.num_invalid = state["num_invalid"]
+        self.horizon, self._steps, self._restarts_since_step = (state[name] for name in _COUNTERS)
+        self._rngs = [np.random.default_rng(0) for _ in state["rngs"]]
+        for rng, stream in zip(self._rngs, state["rngs"], strict=True):
+            set_numpy_stream_state(rng, stream)
+        if self._rngs:
+            self._seed = int(state["seed"])
+            self._generator = torch_generator(self._seed, self.model.device)
+            set_torch_stream_state(self._generator, state["stream"])
 
     @th.no_grad()
     def _reset_model(self, chosen: NDArray[np.int64], start: NDArray[Any]) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
+from mbrl_wrappers.seeding import numpy_stream_state, set_numpy_stream_state
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel, Limits
 
 
@@ -85,3 +88,25 @@ class ModelEnv(ImaginedEnv, gymnasium.Env[NDArray[Any], Any]):
         self._needs_reset = terminated or truncated
         info = {"invalid": True} if result.invalid[0] else {}
         return result.obs[0], float(result.reward[0]), terminated, truncated, info
+
+    def state_dict(self) -> StateDict:
+        """Where the episode is, and the random streams."""
+        return {
+            "branches": self._branches.state_dict(),
+            "needs_reset": self._needs_reset,
+            "np_random": numpy_stream_state(self.np_random),
+            "np_random_seed": self.np_random_seed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model's own is loaded apart from it.
+
+        Raises:
+            ValueError: if it is the state of another environment.
+        """
+        require_keys(state, ("branches", "needs_reset", "np_random", "np_random_seed"), "a ModelEnv")
+        self._branches.load_state_dict(state["branches"])
+        self._needs_reset, self._np_random_seed = bool(state["needs_reset"]), state["np_random_seed"]
+        stream = np.random.default_rng(0)
+        set_numpy_stream_state(stream, state["np_random"])
+        self._np_random = self._branches.rngs[0] if self._branches.rngs else stream

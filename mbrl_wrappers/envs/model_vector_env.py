@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from mbrl_wrappers.envs.branches import BranchStep
 from mbrl_wrappers.envs.imagined import ImaginedEnv, checked_options
 from mbrl_wrappers.envs.starts import Starts
+from mbrl_wrappers.seeding import numpy_stream_state, set_numpy_stream_state
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel, Limits
 
 StepResult = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
@@ -113,6 +115,25 @@ class ModelVectorEnv(ImaginedEnv, VectorEnv[NDArray[Any], NDArray[Any], NDArray[
         else:
             infos = _flagged("invalid", result.invalid)
         return self._branches.obs, result.reward.astype(np.float64), result.terminated, result.truncated, infos
+
+    def state_dict(self) -> StateDict:
+        """Where each episode is, and the random streams."""
+        return {
+            "branches": self._branches.state_dict(),
+            "ended": self._ended.copy(),
+            "np_random": numpy_stream_state(self.np_random),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model's own is loaded apart from it.
+
+        Raises:
+            ValueError: if it is the state of another environment.
+        """
+        require_keys(state, ("branches", "ended", "np_random"), "a ModelVectorEnv")
+        self._branches.load_state_dict(state["branches"])
+        self._rngs, self._ended = self._branches.rngs, state["ended"].copy()
+        set_numpy_stream_state(self.np_random, state["np_random"])
 
     def _final_infos(self, result: BranchStep) -> dict[str, Any]:
         """Last observations and infos of the rows that ended, as Gymnasium's vector environments lay them out."""

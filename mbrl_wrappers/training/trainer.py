@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.gaussian_ensemble import Examples, GaussianEnsemble
-from mbrl_wrappers.seeding import spawn_seeds, torch_generator
+from mbrl_wrappers.seeding import set_torch_stream_state, spawn_seeds, torch_generator, torch_stream_state
+from mbrl_wrappers.states import StateDict, require_keys
+from mbrl_wrappers.torch_states import check_optimizer_state, load_optimizer_state, optimizer_state
 from mbrl_wrappers.training.best_weights import BestWeights
 from mbrl_wrappers.training.dataset import (
     bootstrap_rows,
@@ -244,6 +246,27 @@ class Trainer(Generic[Ensemble]):
         for moments in self._optimizer.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
                 moments[name][members] = 0
+
+    def state_dict(self) -> StateDict:
+        """What goes from fit to fit, apart from the model's own weights, statistics and elites."""
+        return {
+            "optimizer": optimizer_state(self._optimizer),
+            "stream": torch_stream_state(self._generator),
+            "split_seed": self._split_seed,
+            "warned": sorted(self._warned),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model's own is loaded apart from it.
+
+        Raises:
+            ValueError: if it is the state of a trainer of another model; nothing is changed then.
+        """
+        require_keys(state, ("optimizer", "stream", "split_seed", "warned"), "a Trainer")
+        check_optimizer_state(self._optimizer, state["optimizer"])
+        set_torch_stream_state(self._generator, state["stream"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
+        self._split_seed, self._warned = int(state["split_seed"]), set(state["warned"])
 
     def _warn(self, report: FitReport) -> None:
         """Say what makes predictions unreliable; what a run would repeat at each fit is said once."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from mbrl_wrappers.checks import within
+from mbrl_wrappers.states import StateDict, require_keys
 from sb3_ext.agents.planning_memory import Tables
 from sb3_ext.agents.tabular_agent import TabularAgent
 from sb3_ext.agents.tabular_policy import TabularPolicy
@@ -120,3 +122,17 @@ class DynaQPlus(DynaQ):
     @property
     def _kappa(self) -> float:
         return self.exploration_bonus
+
+    def own_state(self) -> StateDict:
+        """As the base class's, and the bonus."""
+        return {"tabular": super().own_state(), "exploration_bonus": self.exploration_bonus}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """As the base class's."""
+        require_keys(state, ("tabular", "exploration_bonus"), "DynaQPlus")
+        if state["exploration_bonus"] != self.exploration_bonus:
+            raise ValueError(
+                f"The state is of an agent with exploration_bonus={state['exploration_bonus']}, not "
+                f"{self.exploration_bonus}."
+            )
+        super().load_own_state(state["tabular"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.states import StateDict, require_keys
 from sb3_ext.agents.tabular_agent import TabularAgent
 from sb3_ext.agents.tabular_policy import TabularPolicy
 
@@ -55,6 +56,29 @@ class PriorityQueue:
         """Take out all other pairs."""
         self._current = {pair: entry for pair, entry in self._current.items() if pair in pairs}
         self._drop_stale_entries()
+
+    def state_dict(self) -> StateDict:
+        """The pairs with their priorities and arrivals, in the order in which they would be popped."""
+        entries = sorted(self._current.values())
+        return {
+            "priorities": np.array([-entry[0] for entry in entries]),
+            "arrived": np.array([entry[1] for entry in entries], np.int64),
+            "pairs": np.array([entry[2] for entry in entries], np.int64),
+            "arrivals": self._arrivals,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold what ``state`` has in place of one's own.
+
+        Raises:
+            ValueError: if it is no state of a queue; nothing is changed then.
+        """
+        require_keys(state, ("priorities", "arrived", "pairs", "arrivals"), "a PriorityQueue")
+        columns = (-state["priorities"]).tolist(), state["arrived"].tolist(), state["pairs"].tolist()
+        self._heap = list(zip(*columns, strict=True))
+        heapq.heapify(self._heap)
+        self._current = {entry[2]: entry for entry in self._heap}
+        self._arrivals = int(state["arrivals"])
 
     def _drop_stale_entries(self) -> None:
         if len(self._heap) > 2 * len(self._current):
@@ -170,6 +194,19 @@ class PrioritizedSweeping(TabularAgent):
         """The rows in which the outcomes of a pair are stored."""
         first = pair * self.outcomes_kept
         return range(first, first + min(self._tables.tries[pair], self.outcomes_kept))
+
+    def own_state(self) -> StateDict:
+        """As the base class's, and the queue."""
+        return {"tabular": super().own_state(), "queue": self.queue.state_dict(), "threshold": self.threshold}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """As the base class's; predecessors are rebuilt."""
+        require_keys(state, ("tabular", "queue", "threshold"), "PrioritizedSweeping")
+        if state["threshold"] != self.threshold:
+            raise ValueError(f"The state is of an agent with threshold={state['threshold']}, not {self.threshold}.")
+        super().load_own_state(state["tabular"])
+        self.queue.load_state_dict(state["queue"])
+        self._predecessors = None
 
     def set_parameters(
         self,

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,10 +20,15 @@ from stable_baselines3.common.utils import LinearSchedule, safe_mean
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.seeding import global_streams_state, set_global_streams_state
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.tabular_data import TabularTransitions, check_tabular_spaces
+from sb3_ext.agent_state import agent_state, load_agent_state
 from sb3_ext.agents.planning_memory import PlanningMemory, Tables, remember, views
 from sb3_ext.agents.step_checks import finite_rewards, rows_seen, successor_rows
 from sb3_ext.agents.tabular_policy import TabularPolicy
+from sb3_ext.agents.tabular_state import load_tabular_state, tabular_state
+from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state
 
 ENOUGH_STEPS, MOST_SURPRISES = 500, 0.05
 
@@ -291,6 +297,39 @@ class TabularAgent(BaseAlgorithm):
                 record(name, self._errors[index] / since)
         self._errors, self._updates_logged = [0.0, 0.0], list(counts)
         self.logger.dump(step=self.num_timesteps)
+
+    def own_state(self) -> StateDict:
+        """What an agent holds besides what every SB3 agent does; a run checkpoint keeps it with the rest."""
+        return tabular_state(self)
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if it is the state of an agent with other settings.
+        """
+        load_tabular_state(self, state)
+
+    def state_dict(self) -> StateDict:
+        """The whole run between two steps: agent, live environment (None where it cannot be exported), and streams."""
+        env = None if self.env is None else vec_env_state(self.env)
+        return {"agent": agent_state(self), "env": env, "streams": global_streams_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``: ``learn(remaining, reset_num_timesteps=False)`` then does what would have come next.
+
+        An environment whose state was not exported begins a new episode.
+
+        Raises:
+            ValueError: if it is the state of another agent or environment.
+        """
+        require_keys(state, ("agent", "env", "streams"), type(self).__name__)
+        if state["env"] is not None and self.env is not None:
+            load_vec_env_state(self.env, state["env"])
+        load_agent_state(self, state["agent"])
+        if state["env"] is None:
+            self._last_obs = None  # learn() resets the environment then
+        set_global_streams_state(state["streams"])
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "memory"], []

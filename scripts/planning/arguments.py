@@ -89,10 +89,13 @@ class TrainPlannerArguments(LearningArguments):
     horizon: int | None = None
     execute: int | None = None
     resume: str = ""
+    checkpoint_freq: int = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts({"-n": self.n_timesteps, "--trials": self.trials})
+        if self.checkpoint_freq < 1:
+            raise ValueError(f"--checkpoint-freq must be at least 1, got {self.checkpoint_freq}.")
         if self.eval_episodes < 0:
             raise ValueError(f"--eval-episodes must be 0 or more, got {self.eval_episodes}.")
 
@@ -166,10 +169,17 @@ def build_train_parser() -> argparse.ArgumentParser:
         help="one member per particle (tsinf), a new one in every step (ts1), or the mean; from the YAML file",
     )
     add(
+        "--checkpoint-freq",
+        type=int,
+        default=default.checkpoint_freq,
+        help="real steps between checkpoints, apart from those after each trial",
+    )
+    add(
         "--resume",
         default="",
         metavar="FOLDER",
-        help="go on with an interrupted run; of the other flags -n, --trials, --eval-episodes and -P count then",
+        help="go on with an interrupted run; of the other flags -n, --trials, --eval-episodes and -P count then; "
+        "'auto' goes on with the newest unfinished run of the same command line, or starts one",
     )
     return parser
 

@@ -1,33 +1,30 @@
-"""One run of PETS: build, learn trial by trial, save after each, evaluate."""
+"""One run of PETS: build, learn trial by trial with checkpoints, evaluate."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import configure_logger
 
-from controllers import (
-    PlannerProgress,
-    StepReport,
-    TrialReport,
-    learn_with_planner,
-    load_progress,
-    save_progress,
-)
+from controllers import PlannerCheckpoints, StepReport, TrialReport, learn_with_planner
+from controllers.learning_state import trial_from_state, trial_state
 from mbrl_wrappers import TransitionStore
 from mbrl_wrappers.seeding import seed_at, spawn_seeds
+from mbrl_wrappers.states import StateDict, require_keys
 from scripts.planning.arguments import TrainPlannerArguments
 from scripts.planning.episodes import ProgressBar, play_planned
 from scripts.planning.learning_run import PlannerRun, plan_planner_run
 from scripts.runs.env_id import safe_name
-from scripts.runs.run_folder import SUMMARY_FILE, new_run_folder
+from scripts.runs.run_folder import SUMMARY_FILE, new_run_folder, run_folders
 from scripts.runs.summary import Evaluation, RunSummary, versions
 from scripts.training.configuration import parse_yaml
 from scripts.training.evaluation import EVALUATION_SEED_OFFSET
@@ -51,10 +48,14 @@ def train_planner(args: TrainPlannerArguments, words: Sequence[str]) -> int:
         ValueError: for settings that cannot work; no folder is made then.
         ImportError: if a library is missing.
     """
+    if args.resume == "auto":
+        args = replace(args, resume="")
+        unfinished = unfinished_run(args)
+        if unfinished is not None:
+            return resume(replace(args, resume=str(unfinished), n_timesteps=-1, trials=-1), words)
     run = plan_planner_run(args)
     command = shlex.join(["python", "scripts/train_planner.py", *words])
     folder = new_run_folder(Path(args.log_folder), ALGORITHM, args.env, args.tag)
-    write_settings(folder, run, command)
     summary = RunSummary(
         task=args.env,
         algorithm=ALGORITHM,
@@ -69,43 +70,66 @@ def train_planner(args: TrainPlannerArguments, words: Sequence[str]) -> int:
         num_threads=args.num_threads,
         versions=versions("torch"),
     )
+    summary.write(folder)
+    write_settings(folder, run, command)
     return PlannerTraining(run, folder, summary, PhaseClock()).learn()
 
 
 def resume(args: TrainPlannerArguments, words: Sequence[str]) -> int:
-    """Resume a run after its last complete trial; the results are those of an uninterrupted run.
+    """Go on with a run from its newest checkpoint; the results are those of an uninterrupted run.
 
     Args:
         args: ``resume`` names the folder; ``-n``, ``--trials``, ``--eval-episodes`` and ``-P`` are taken when given.
         words: the command line itself, for the record.
 
     Raises:
-        ValueError: if the folder is none of ``train_planner.py``'s.
+        ValueError: if the folder is none of ``train_planner.py``'s, or its checkpoints cannot be used.
     """
     folder = Path(args.resume)
     found = sorted(folder.glob("*/args.yml"))
     if not found or not (folder / SUMMARY_FILE).is_file():
         raise ValueError(f"{folder} is no run folder of train_planner.py: it has no args.yml or no {SUMMARY_FILE}.")
-    saved = parse_yaml(found[0].read_text())
-    known = [field.name for field in fields(TrainPlannerArguments)]
-    if not isinstance(saved, dict) or not set(saved) == set(known):
+    saved = saved_arguments(found[0])
+    if saved is None:
         raise ValueError(f"{found[0]} was not written by this version of train_planner.py.")
+    before = json.loads((folder / SUMMARY_FILE).read_text())
     given = {name: getattr(args, name) for name in ("n_timesteps", "trials") if getattr(args, name) > 0}
     if given:
         saved |= {"n_timesteps": -1, "trials": -1, **given}
+    elif before["finished"] and args.eval_episodes in (0, saved["eval_episodes"]):
+        print(f"{folder} is finished: give it more steps (-n), trials (--trials) or episodes (--eval-episodes).")
+        return 0
     args = TrainPlannerArguments(
         **{**saved, "progress": args.progress, "eval_episodes": args.eval_episodes or saved["eval_episodes"]}
     )
     run = plan_planner_run(args)
-    before = json.loads((folder / SUMMARY_FILE).read_text())
-    evaluations = [Evaluation(**row) for row in before.pop("evaluations")]
-    summary = RunSummary(**{**before, "evaluations": evaluations, "finished": False, "stopped_by": None})
+    before.pop("evaluations")  # those of the checkpoint count
+    summary = RunSummary(**{**before, "finished": False, "stopped_by": None})
     summary.command += "\n" + shlex.join(["python", "scripts/train_planner.py", *words])
     summary.total_timesteps = run.learning.total_steps or 0
     clock = PhaseClock(summary.phase_seconds, summary.cpu_seconds)
-    return PlannerTraining(run, folder, summary, clock).learn(
-        load_progress(folder / PROGRESS_FOLDER, device=args.device)
-    )
+    return PlannerTraining(run, folder, summary, clock).learn()
+
+
+def saved_arguments(path: Path) -> dict[str, Any] | None:
+    """The command line that an ``args.yml`` holds; None if it is none of this version of ``train_planner.py``."""
+    saved = parse_yaml(path.read_text())
+    known = {field.name for field in fields(TrainPlannerArguments)}
+    return saved if isinstance(saved, dict) and set(saved) == known else None
+
+
+def unfinished_run(args: TrainPlannerArguments) -> Path | None:
+    """The newest run folder of the same command line whose run is not over; None without one."""
+    wanted = {name: value for name, value in asdict(args).items() if name != "progress"}
+    folders = run_folders(Path(args.log_folder), ALGORITHM, args.env, args.tag)
+    for folder in reversed(folders):
+        summary, found = folder / SUMMARY_FILE, sorted(folder.glob("*/args.yml"))
+        if not found or not summary.is_file() or json.loads(summary.read_text())["finished"]:
+            continue
+        saved = saved_arguments(found[0]) or {}
+        if {name: value for name, value in saved.items() if name != "progress"} == wanted:
+            return folder
+    return None
 
 
 class PlannerTraining:
@@ -117,23 +141,21 @@ class PlannerTraining:
         self.trials: list[TrialReport] = []
         self.latest_plan = ""
 
-    def learn(self, earlier: PlannerProgress | None = None) -> int:
-        """Learn from the start or from ``earlier`` on, evaluate, and return the exit code."""
+    def learn(self) -> int:
+        """Learn from the start or from the newest checkpoint on, evaluate, and return the exit code."""
         run, args = self.run, self.run.args
-        monitor = str(self.folder / "0")
-        with closing(Monitor(run.env(), monitor, override_existing=earlier is None)) as env, self.stop.listening():
+        checkpoints = PlannerCheckpoints(
+            self.folder / PROGRESS_FOLDER, every=args.checkpoint_freq, also={"script": self}
+        )
+        begun = bool(checkpoints.checkpoints.steps())
+        with closing(Monitor(run.env(), str(self.folder / "0"), override_existing=not begun)) as env:
+            self.monitor = env
             self.clock.time_calls(env, "step", "env_step")
             self.model = run.model(env, self.clock)
             self.store = TransitionStore(self._capacity(), env.observation_space, env.action_space)
-            if earlier is not None:
-                self.trials, self.store = list(earlier.trials), earlier.store
-                self.model.dynamics.load_state_dict(earlier.model.state_dict())
-                self.model.trainer.history = self.summary.model.get("history", [])
-            del self.summary.evaluations[sum(self._is_whole(trial) for trial in self.trials) :]
             self.logger: Logger = configure_logger(args.verbose, args.tensorboard_log or None, run_title(args), True)
             print(f"{args.arm}: {args.env} -> {self.folder}", flush=True)
-            with ProgressBar(run.learning.total_steps, args.progress) as self.bar:
-                self.bar.step("", sum(trial.length for trial in self.trials))
+            with ProgressBar(run.learning.total_steps, args.progress) as self.bar, self.stop.listening():
                 result = learn_with_planner(
                     env,
                     run.policy(self.model.dynamics),
@@ -141,7 +163,7 @@ class PlannerTraining:
                     self.store,
                     run.learning,
                     seed=spawn_seeds(args.seed, 3)[2],  # the model takes the first two
-                    earlier=self.trials,
+                    checkpoints=checkpoints,
                     on_trial=self.on_trial,
                     on_step=self.on_step,
                 )
@@ -152,6 +174,31 @@ class PlannerTraining:
         self.record()
         self.logger.close()
         return self.stop.exit_code
+
+    def state_dict(self) -> StateDict:
+        """What the run's files say so far."""
+        writer = self.monitor.results_writer
+        assert writer is not None
+        writer.file_handler.flush()
+        return {
+            "trials": [trial_state(trial) for trial in self.trials],
+            "evaluations": [asdict(evaluation) for evaluation in self.summary.evaluations],
+            "monitor_bytes": os.fstat(writer.file_handler.fileno()).st_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut the run's files back to where they were.
+
+        Raises:
+            ValueError: if the state is of another kind of run.
+        """
+        require_keys(state, ("trials", "evaluations", "monitor_bytes"), "a run of train_planner.py")
+        self.trials = [trial_from_state(trial) for trial in state["trials"]]
+        self.summary.evaluations = [Evaluation(**row) for row in state["evaluations"]]
+        writer = self.monitor.results_writer
+        assert writer is not None
+        os.truncate(writer.file_handler.name, state["monitor_bytes"])
+        self.bar.step("", sum(trial.length for trial in self.trials))
 
     def on_step(self, step: StepReport) -> bool:
         """Count the time of the plan, show how it stands, and say whether to go on."""
@@ -165,7 +212,6 @@ class PlannerTraining:
     def on_trial(self, trial: TrialReport) -> None:
         """Save everything, and write the trial down."""
         self.trials.append(trial)
-        save_progress(self.folder / PROGRESS_FOLDER, self.model.dynamics, self.store, self.trials)
         if trial.fit is not None:
             self.model.save(self.folder, self.store.transitions())
         if self._is_whole(trial):

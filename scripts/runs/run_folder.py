@@ -37,6 +37,14 @@ def new_run_folder(log_folder: Path, algo: str, env_id: str, tag: str = "") -> P
     return next_folder(parent, stem, max(taken, default=0) + 1)
 
 
+def run_folders(log_folder: Path, algo: str, env_id: str, tag: str = "") -> list[Path]:
+    """The folders that :func:`new_run_folder` made with the same arguments, by their number."""
+    parent, pattern = log_folder / algo, re.compile(re.escape(run_name(env_id, tag)) + r"_(\d+)")
+    entries = list(parent.iterdir()) if parent.is_dir() else []
+    numbered = [(int(match[1]), entry) for entry in entries if (match := pattern.fullmatch(entry.name))]
+    return [entry for _, entry in sorted(numbered)]
+
+
 def next_folder(parent: Path, stem: str, number: int = 1) -> Path:
     """Make ``<parent>/<stem>_<n>`` with the first free number from ``number`` on, safe against another process."""
     while True:

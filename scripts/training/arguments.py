@@ -26,6 +26,8 @@ class TrainArguments(LearningArguments):
     updates_per_step: float | None = None
     average_steps: int = -1
     use_average: list[str] = field(default_factory=list)
+    checkpoint_freq: int = -1
+    resume: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,6 +36,8 @@ class TrainArguments(LearningArguments):
         check_counts({"-n": self.n_timesteps, "--eval-freq": self.eval_freq, "--save-freq": self.save_freq})
         if self.algo == "dh" and not self.model:
             raise ValueError("dh trains inside a model: leave out --no-model, or take --algo sac.")
+        if self.checkpoint_freq < -1:
+            raise ValueError(f"--checkpoint-freq must be at least 1, 0 for none or -1, got {self.checkpoint_freq}.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             raise ValueError(f"--updates-per-step must be positive, got {self.updates_per_step}.")
         if self.average_steps < -1:
@@ -64,7 +68,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("--algo", choices=ALGORITHMS, default=default.algo, help="the agent")
     add("--eval-freq", type=int, default=-1, help="real steps between evaluations (-1: a twentieth of the run)")
     add("--n-envs", type=int, default=default.n_envs, help="parallel training environments")
-    add("--save-freq", type=int, default=-1, help="real steps between checkpoints (-1: none)")
+    add("--save-freq", type=int, default=-1, help="real steps between zips of the agent (-1: none)")
+    add(
+        "--checkpoint-freq",
+        type=int,
+        default=-1,
+        help="real steps between checkpoints that --resume goes on from (-1: a twentieth of the run, at least 1000; "
+        "0: none)",
+    )
+    add(
+        "--resume",
+        default="",
+        metavar="auto|FOLDER",
+        help="go on with the run in FOLDER, or with the newest one that has these arguments (auto: a new one if there "
+        "is none)",
+    )
     add("--save-replay-buffer", action="store_true", help="also save the replay buffer at the end (a pickle)")
     add("--backend", choices=BACKENDS, default=default.backend, help="sb3 is PyTorch, sbx is JAX")
     add("--no-model", dest="model", action="store_false", default=True, help="train without a model")

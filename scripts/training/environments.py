@@ -99,13 +99,18 @@ def make_real_vec_env(
     n_envs: int = 1,
     wrapper: WrapperSpec = None,
     monitor_folder: Path | None = None,
+    append: bool = False,
 ) -> DummyVecEnv:
-    """Real environments as SB3 wants them, each monitored and seeded with ``seed + index``."""
+    """Real environments as SB3 wants them, each monitored and seeded with ``seed + index``.
+
+    With ``append`` the monitor files in the folder are gone on with and not begun anew.
+    """
     env = make_vec_env(
         lambda: make_env(env_id, env_kwargs, wrapper),
         n_envs=n_envs,
         seed=seed,
         monitor_dir=None if monitor_folder is None else str(monitor_folder),
+        monitor_kwargs={"override_existing": not append},
     )
     assert isinstance(env, DummyVecEnv)
     return env

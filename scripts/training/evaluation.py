@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state
 from scripts.runs.run_folder import BEST_AVERAGED_AGENT_FILE
 from scripts.runs.summary import Evaluation, RunSummary
 from scripts.training.phases import PhaseClock
@@ -131,6 +132,26 @@ class SummaryEvaluation(EvalCallback):
         self.num_timesteps = self.model.num_timesteps
         self.eval_freq = self.n_calls = max(self.n_calls, 1)
         self._on_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The evaluations so far, the time that the run took, and where the average's environment is."""
+        summary = self._summary
+        return {
+            "evaluations": [asdict(evaluation) for evaluation in summary.evaluations],
+            "averaged_evaluations": [asdict(evaluation) for evaluation in summary.averaged_evaluations],
+            "phase_seconds": self._clock.report(),
+            "cpu_seconds": self._clock.cpu_seconds,
+            "average_env": None if self._average is None else vec_env_state(self._average.eval_env),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, without the evaluations that came after it."""
+        summary = self._summary
+        summary.evaluations = [Evaluation(**row) for row in state["evaluations"]]
+        summary.averaged_evaluations = [Evaluation(**row) for row in state["averaged_evaluations"]]
+        self._clock.go_on_from(state["phase_seconds"], state["cpu_seconds"])
+        if self._average is not None and state["average_env"] is not None:
+            load_vec_env_state(self._average.eval_env, state["average_env"])
 
     def record(self) -> None:
         """Bring the summary up to date and write it."""

@@ -23,6 +23,7 @@ from mbrl_wrappers import (
     UniformStarts,
 )
 from mbrl_wrappers.seeding import spawn_seeds
+from mbrl_wrappers.states import StateDict
 from sb3_ext import DynaConfig
 from sb3_ext.default_model import DEFAULT_FIT, build_default_dynamics
 from scripts.runs.run_folder import MODEL_FILE
@@ -53,6 +54,15 @@ class RecordingTrainer(Trainer[EnsembleDynamics]):
         super().__init__(model, config, seed=seed)
         self._clock, self._seed, self._anew = clock, seed, anew
         self.history: list[dict[str, float]] = []
+
+    def state_dict(self) -> StateDict:
+        """As the base class, and the line of each fit."""
+        return {**super().state_dict(), "history": [dict(row) for row in self.history]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, without the fits that came after it."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "history"})
+        self.history[:] = [dict(row) for row in state["history"]]
 
     def fit(self, transitions: Transitions, **kwargs: Any) -> FitReport:
         """Fit as the base class does."""

@@ -21,9 +21,12 @@ class PhaseClock:
     """
 
     def __init__(self, earlier: Mapping[str, float] | None = None, earlier_cpu: float = 0.0) -> None:
-        earlier = earlier or {}
-        self._seconds = {phase: float(earlier.get(phase, 0.0)) for phase in PHASES}
         self._followed: dict[str, Callable[[], float]] = {}
+        self.go_on_from(earlier or {}, earlier_cpu)
+
+    def go_on_from(self, earlier: Mapping[str, float], earlier_cpu: float) -> None:
+        """Count on from what earlier parts of the run took; see the class."""
+        self._seconds = {phase: float(earlier.get(phase, 0.0)) for phase in PHASES}
         self._started = time.perf_counter() - sum(earlier.values())
         self._cpu_started = time.process_time() - earlier_cpu
 

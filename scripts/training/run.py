@@ -47,11 +47,18 @@ class TrainingRun:
         """One real environment of this run."""
         return make_env(self.args.env, self.env_kwargs, self.config.run.get("env_wrapper"))
 
-    def vec_env(self, seed: int, *, n_envs: int = 1, monitor_folder: Path | None = None) -> DummyVecEnv:
-        """Real environments of this run, as SB3 wants them."""
-        wrapper = self.config.run.get("env_wrapper")
+    def vec_env(
+        self, seed: int, *, n_envs: int = 1, monitor_folder: Path | None = None, append: bool = False
+    ) -> DummyVecEnv:
+        """Real environments of this run, as SB3 wants them; ``append`` goes on with the monitor files."""
         return make_real_vec_env(
-            self.args.env, self.env_kwargs, seed, n_envs=n_envs, wrapper=wrapper, monitor_folder=monitor_folder
+            self.args.env,
+            self.env_kwargs,
+            seed,
+            n_envs=n_envs,
+            wrapper=self.config.run.get("env_wrapper"),
+            monitor_folder=monitor_folder,
+            append=append,
         )
 
     def build_agent(self, env: VecEnv, **extra: Any) -> BaseAlgorithm:

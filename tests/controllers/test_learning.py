@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,15 +19,10 @@ from controllers import (
     StepReport,
     TrialReport,
     learn_with_planner,
-    load_progress,
-    save_progress,
 )
-from controllers import progress as progress_module
 from controllers.learning_reports import PlanSummary
 from controllers.plan import PlanReport
-from mbrl_wrappers import EnsembleDynamics, FitConfig, FitReport, Trainer, Transitions, TransitionStore
-from mbrl_wrappers.storage.checkpoint import CheckpointError
-from mbrl_wrappers.tasks import never_terminates
+from mbrl_wrappers import FitReport, Transitions, TransitionStore
 from tests.oracle import OracleEnv, oracle_model
 
 QUICK = CEM(population=12, iterations=2, elite_ratio=0.25)
@@ -84,33 +78,10 @@ class CountingTrainer:
         return replace(NO_FIT, rows_seen=transitions.num_rows)
 
 
-class AnewTrainer:
-    """A trainer without a memory: every fit begins with a new optimiser."""
-
-    def __init__(self, model: EnsembleDynamics) -> None:
-        self.model = model
-
-    def fit(self, transitions: Transitions, **kwargs: Any) -> FitReport:
-        return Trainer(self.model, FitConfig(max_gradient_steps=20), seed=3).fit(transitions, **kwargs)
-
-
 def exact_parts(env: gymnasium.Env, planner: Any = QUICK) -> tuple[MPCPolicy, CountingTrainer, TransitionStore]:
     model = oracle_model(env)
     store = TransitionStore(1000, env.observation_space, env.action_space)
     return MPCPolicy(model, planner, horizon=4), CountingTrainer(model), store
-
-
-def small_ensemble(env: gymnasium.Env) -> EnsembleDynamics:
-    return EnsembleDynamics(
-        env.observation_space, env.action_space, num_members=2, num_elites=2, hidden=(8,), seed=1,
-        propagation="tsinf", termination_fn=never_terminates, device="cpu",
-    )  # fmt: skip
-
-
-def essence(trial: TrialReport) -> TrialReport:
-    """A report without the clock."""
-    fit = None if trial.fit is None else replace(trial.fit, seconds=0.0)
-    return replace(trial, fit=fit, plan_milliseconds=None)
 
 
 def test_random_trials_come_first_and_a_fit_follows_every_later_one() -> None:
@@ -207,84 +178,6 @@ def test_the_seed_decides_everything_and_nothing_of_the_callers_is_changed() -> 
     assert one == run(0)[0]
     assert set(one).isdisjoint(run(1)[0])
     assert (policy.seed, policy.last_plan) == (0, None)
-
-
-def test_a_run_that_stopped_between_trials_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
-    config = PlannerLearningConfig(trials=3, trial_steps=8, initial_random_steps=30)
-
-    def policy_of(model: Any) -> MPCPolicy:
-        return MPCPolicy(model, QUICK, horizon=3, particles=2)
-
-    env = EndlessOracle()
-    model = small_ensemble(env)
-    store = TransitionStore(1000, env.observation_space, env.action_space)
-    whole = learn_with_planner(env, policy_of(model), AnewTrainer(model), store, config, seed=5)
-
-    env = EndlessOracle()
-    model = small_ensemble(env)
-    store = TransitionStore(1000, env.observation_space, env.action_space)
-    done: list[TrialReport] = []
-
-    def keep(trial: TrialReport) -> None:
-        done.append(trial)
-        save_progress(tmp_path / "run", model, store, done)
-
-    def stop(step: StepReport) -> bool:
-        return not (step.trial == len(whole.trials) - 1 and step.length == 3)  # in the middle of the last trial
-
-    part = learn_with_planner(
-        env, policy_of(model), AnewTrainer(model), store, config, seed=5, on_trial=keep, on_step=stop
-    )
-    assert part.stopped
-    assert len(part.trials) == len(whole.trials) - 1
-    assert len(list((tmp_path / "run").iterdir())) == 1  # only the newest is kept
-
-    found = load_progress(tmp_path / "run")
-    assert found is not None
-    assert found.trials == part.trials
-    rest = learn_with_planner(
-        EndlessOracle(), policy_of(found.model), AnewTrainer(found.model), found.store, config, seed=5,
-        earlier=found.trials,
-    )  # fmt: skip
-    assert [essence(trial) for trial in rest.trials] == [essence(trial) for trial in whole.trials]
-    assert not rest.stopped
-
-
-def test_a_kill_while_saving_leaves_what_was_saved_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = EndlessOracle()
-    policy, trainer, store = exact_parts(env)
-    model = small_ensemble(env)
-    config = PlannerLearningConfig(trials=1, trial_steps=4, initial_random_steps=8)
-    trials = learn_with_planner(env, policy, trainer, store, config).trials
-    assert load_progress(tmp_path) is None
-    assert load_progress(tmp_path / "nowhere") is None
-    save_progress(tmp_path, model, store, trials[:1])
-
-    def killed(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(progress_module.json, "dumps", killed)
-        with pytest.raises(KeyboardInterrupt):
-            save_progress(tmp_path, model, store, trials[:2])
-    assert [path.name for path in tmp_path.iterdir()] == ["after_trial_1"]
-    found = load_progress(tmp_path)
-    assert found is not None
-    assert found.trials == trials[:1]
-    assert found.store.steps_seen == store.steps_seen
-    (tmp_path / ".unfinished_by_a_kill").mkdir()
-    save_progress(tmp_path, model, store, trials[:2])
-    assert [path.name for path in tmp_path.iterdir()] == ["after_trial_2"]
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '[{"fit": null}]', "{", '[{"fit": {"epochs": 1}}]'])
-def test_damaged_reports_are_named(tmp_path: Path, text: str) -> None:
-    env = EndlessOracle()
-    _, _, store = exact_parts(env)
-    folder = save_progress(tmp_path, small_ensemble(env), store, [])
-    (folder / "trials.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"trials\.json"):
-        load_progress(tmp_path)
 
 
 class ReusesItsArrays(EndlessOracle):
@@ -395,3 +288,41 @@ def test_a_store_that_is_full_ends_the_random_trials() -> None:
     config = PlannerLearningConfig(trials=1, trial_steps=3, initial_random_steps=10, total_steps=15)
     result = learn_with_planner(env, policy, trainer, store, config)
     assert [(trial.random, trial.length) for trial in result.trials] == [(True, 3), (True, 3), (False, 3)]
+
+
+class FourAnswers(EndlessOracle):
+    """Answers a step as environments of the old gym did."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, info
+
+
+def test_environments_of_the_old_gym_are_refused_with_advice() -> None:
+    env = FourAnswers()
+    policy, trainer, store = exact_parts(env)
+    with pytest.raises(ValueError, match=r"got 4 of them.*shimmy"):
+        learn_with_planner(env, policy, trainer, store)
+    assert len(store) == 0
+    with pytest.raises(TypeError, match=r"must be a gymnasium\.Env.*shimmy"):
+        learn_with_planner(object(), policy, trainer, store)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["obs", "reward"])
+def test_an_environment_that_diverges_is_named_and_nothing_of_that_step_is_stored(kind: str) -> None:
+    class Diverging(EndlessOracle):
+        count = 0
+
+        def step(self, action: Any) -> Any:
+            obs, reward, *rest = super().step(action)
+            self.count += 1
+            if self.count == 4:
+                obs, reward = (obs * np.nan, reward) if kind == "obs" else (obs, math.inf)
+            return (obs, reward, *rest)
+
+    env = Diverging()
+    policy, trainer, store = exact_parts(env)
+    name = "next_obs" if kind == "obs" else "reward"
+    with pytest.raises(ValueError, match=f"Step 3 of environment 0: {name}"):
+        learn_with_planner(env, policy, trainer, store)
+    assert len(store) == 3

@@ -265,3 +265,11 @@ def test_an_action_that_the_environment_changes_in_place_stays_in_the_plan():
     whole = model.rollout(state, plan, generator=generator())
     assert plan.flatten().tolist() == PUSHES.tolist()
     assert np.allclose(whole.next_obs[0].numpy(), [row[:2] for row in by_hand()], rtol=0, atol=1e-15)
+
+
+def test_a_closure_over_arrays_is_copied() -> None:
+    env = gymnasium.wrappers.RescaleAction(gymnasium.make("Hopper-v5"), np.float32(-0.5), np.float32(0.5))
+    env.reset(seed=0)
+    twin = copy_env(env)
+    action = np.array([0.1, -0.2, 0.3], np.float32)
+    assert np.array_equal(env.step(action)[0], twin.step(action)[0])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from mbrl_wrappers.models.function import FunctionModel
+from mbrl_wrappers.types import Prediction
 
 FAIL = 100.0
 """An observation that gets past this is a failure."""
@@ -53,3 +56,28 @@ SAME_STEP = [
     # The failure falls on the last step of the horizon: a termination and nothing else.
     ([62, 80, 71], [611, 1002, 703], [F, T, F], [F, F, F], [None, 101, None], [F, F, F]),
 ]
+
+
+class NoisyState(NamedTuple):
+    member: th.Tensor  # (B,) drawn at reset
+    level: th.Tensor  # (B, 1)
+
+
+class NoisyModel:
+    """Draws a member at reset and noise at each step; fails where the action says so."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+    device = th.device("cpu")
+
+    def reset(self, obs: th.Tensor, *, generator: th.Generator) -> NoisyState:
+        return NoisyState(th.rand(len(obs), generator=generator), obs)
+
+    def step(self, state: NoisyState, action: th.Tensor, *, generator: th.Generator) -> tuple[NoisyState, Prediction]:
+        noise = th.randn(len(action), 1, generator=generator)
+        level = state.level + noise + state.member[:, None]
+        return NoisyState(state.member, level), Prediction(level, state.member, action[:, 0] > 0.5)
+
+
+def drawn_levels(n: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(size=(n, 1))

@@ -1,40 +1,13 @@
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 
 from mbrl_wrappers.envs import Branches
-from mbrl_wrappers.types import Limits, Prediction
-from tests.envs.paths import Deck, counting_model
-
-
-class NoisyState(NamedTuple):
-    member: th.Tensor  # (B,) drawn at reset
-    level: th.Tensor  # (B, 1)
-
-
-class NoisyModel:
-    """Draws a member at reset and noise at each step; fails where the action says so."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (1,))
-    action_space = spaces.Box(-1.0, 1.0, (1,))
-    device = th.device("cpu")
-
-    def reset(self, obs: th.Tensor, *, generator: th.Generator) -> NoisyState:
-        return NoisyState(th.rand(len(obs), generator=generator), obs)
-
-    def step(self, state: NoisyState, action: th.Tensor, *, generator: th.Generator) -> tuple[NoisyState, Prediction]:
-        noise = th.randn(len(action), 1, generator=generator)
-        level = state.level + noise + state.member[:, None]
-        return NoisyState(state.member, level), Prediction(level, state.member, action[:, 0] > 0.5)
-
-
-def uniform(n: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(size=(n, 1))
+from mbrl_wrappers.types import Limits
+from tests.envs.paths import Deck, NoisyModel, NoisyState, counting_model, drawn_levels
 
 
 def streams(*seeds: int) -> list[np.random.Generator]:
@@ -43,7 +16,7 @@ def streams(*seeds: int) -> list[np.random.Generator]:
 
 def run(failures: np.ndarray, seeds: tuple[int, ...] = (1, 2, 3)) -> list[tuple[np.ndarray, np.ndarray]]:
     """Observations and rewards per step; ``failures (T, N)`` says which rows end when."""
-    branches = Branches(NoisyModel(), uniform, 3, horizon=1000)
+    branches = Branches(NoisyModel(), drawn_levels, 3, horizon=1000)
     branches.use_streams(streams(*seeds))
     branches.restart()
     seen = []
@@ -69,7 +42,7 @@ def test_a_rows_draws_do_not_depend_on_which_others_ended() -> None:
 
 
 def test_restarting_one_row_leaves_the_others_state_untouched() -> None:
-    branches = Branches(NoisyModel(), uniform, 3, horizon=1000)
+    branches = Branches(NoisyModel(), drawn_levels, 3, horizon=1000)
     branches.use_streams(streams(1, 2, 3))
     branches.restart()
     before, obs = branches._state, branches.obs
@@ -112,7 +85,7 @@ def test_a_given_state_stays_the_callers_own() -> None:
 
 
 def test_two_restarts_without_a_step_draw_different_members() -> None:
-    branches = Branches(NoisyModel(), uniform, 1, horizon=5)
+    branches = Branches(NoisyModel(), drawn_levels, 1, horizon=5)
     branches.use_streams(streams(0))
     members = set()
     for _ in range(20):
@@ -228,3 +201,44 @@ def test_the_horizon_is_at_least_one(horizon) -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(TypeError, match="FunctionModel"):
         Branches(lambda obs, action: obs, Deck([]), 1, 5)
+
+
+def test_branches_go_on_from_their_state() -> None:
+    """With draws at resets and steps, rows that end, and a change of the horizon."""
+
+    def paths(branches: Branches, steps: int) -> np.ndarray:
+        found = []
+        for number in range(steps):
+            failing = th.zeros(3, 1)
+            failing[number % 3] = float(number % 4 == 0)
+            result = branches.step(failing)
+            branches.restart(result.terminated | result.truncated)
+            found.append(np.concatenate([branches.obs[:, 0], result.reward, branches.elapsed]))
+        return np.array(found)
+
+    branches = Branches(NoisyModel(), drawn_levels, 3, horizon=9)
+    branches.use_streams(streams(1, 2, 3))
+    branches.restart()
+    branches.horizon = 5
+    paths(branches, 7)
+    state = branches.state_dict()
+    expected = paths(branches, 20)
+    other = Branches(NoisyModel(), drawn_levels, 3, horizon=9)
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(paths(other, 20), expected)
+    # The streams of the rows are new ones, which the environment goes on with: nothing is seeded anew.
+    again = Branches(NoisyModel(), drawn_levels, 3, horizon=9)
+    again.load_state_dict(state)
+    again.use_streams(again.rngs)
+    np.testing.assert_array_equal(paths(again, 20), expected)
+    with pytest.raises(ValueError, match="build the environment with the model and the number of rows"):
+        Branches(NoisyModel(), drawn_levels, 2, horizon=9).load_state_dict(state)
+    with pytest.raises(ValueError, match="are not those of a"):
+        Branches(counting_model(), drawn_levels, 3, horizon=9).load_state_dict(state)
+
+
+def test_branches_that_were_never_started_have_a_state() -> None:
+    state = Branches(NoisyModel(), drawn_levels, 3, horizon=9).state_dict()
+    other = Branches(NoisyModel(), drawn_levels, 3, horizon=4)
+    other.load_state_dict(state)
+    assert (other.started, other.horizon, other.rngs) == (False, 9, [])

@@ -16,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from mbrl_wrappers.envs import ModelEnv
 from mbrl_wrappers.models.function import FunctionModel, FunctionState
 from mbrl_wrappers.types import Limits, Prediction
-from tests.envs.paths import Deck, counting_model
+from tests.envs.paths import Deck, NoisyModel, counting_model, drawn_levels
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 
@@ -266,3 +266,31 @@ def test_it_says_that_it_is_a_model() -> None:
     env = ModelEnv(counting_model(), Deck([]), horizon=5)
     assert TimeLimit(env, 3).metadata["is_model"] is True
     assert "is_model" not in gymnasium.Env.metadata
+
+
+def test_an_episode_goes_on_from_its_state() -> None:
+    def rest(env: ModelEnv) -> list[float]:
+        found = []
+        for _ in range(9):
+            obs, reward, terminated, truncated, _ = env.step(np.array([0.1], np.float32))
+            found += [float(obs[0]), reward]
+            if terminated or truncated:
+                found.append(float(env.reset()[0][0]))
+        return found
+
+    def build() -> ModelEnv:
+        return ModelEnv(NoisyModel(), drawn_levels, 4)
+
+    env = build()
+    env.reset(seed=3)
+    env.step(np.array([0.1], np.float32))
+    state = env.state_dict()
+    expected = rest(env)
+    other = build()
+    other.load_state_dict(state)
+    assert rest(other) == expected
+    assert other.np_random_seed == 3
+    unstarted = build()
+    unstarted.load_state_dict(build().state_dict())
+    with pytest.raises(ResetNeeded):
+        unstarted.step(np.array([0.1], np.float32))

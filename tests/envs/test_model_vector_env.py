@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv
-from tests.envs.paths import ACTIONS, CARDS, SAME_STEP, Deck, counting_model
+from tests.envs.paths import ACTIONS, CARDS, SAME_STEP, Deck, NoisyModel, counting_model, drawn_levels
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 F, T = False, True
@@ -172,3 +172,28 @@ def test_wrong_use_is_refused() -> None:
             env.reset(options={"reset_mask": mask})
     with pytest.raises(ValueError, match="Unknown reset options"):
         env.reset(options={"mask": np.ones(3, bool)})
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_episodes_go_on_from_their_state(mode: str) -> None:
+    def rest(env: ModelVectorEnv) -> np.ndarray:
+        found = []
+        for number in range(12):
+            actions = np.full((3, 1), 0.1, np.float32)
+            actions[number % 3] = 0.9
+            obs, reward, *_ = env.step(actions)
+            found.append(np.concatenate([obs[:, 0], reward]))
+        return np.array(found)
+
+    def build() -> ModelVectorEnv:
+        return ModelVectorEnv(NoisyModel(), drawn_levels, 3, 4, autoreset_mode=mode)
+
+    env = build()
+    env.reset(seed=3)
+    rest(env)
+    state = env.state_dict()
+    expected = rest(env), env.reset()[0]
+    other = build()
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(rest(other), expected[0])
+    np.testing.assert_array_equal(other.reset()[0], expected[1])

@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from mbrl_wrappers.envs import ModelEnv
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from sb3_ext.vec_env import ModelVecEnv
-from tests.envs.paths import ACTIONS, CARDS, SAME_STEP, Deck, counting_model
+from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state
+from tests.envs.paths import ACTIONS, CARDS, SAME_STEP, Deck, NoisyModel, counting_model, drawn_levels
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model
 
 
@@ -205,3 +206,38 @@ def test_wrong_use_is_refused() -> None:
     model.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
     with pytest.raises(TypeError, match="image"):
         VecTransposeImage(ModelVecEnv(model, Deck([]), 3, horizon=3))
+
+
+def test_a_model_vec_env_goes_on_from_its_state_inside_its_wrappers() -> None:
+    """Also what the next reset draws, and a seed that waits for it."""
+
+    def build() -> VecMonitor:
+        return VecMonitor(ModelVecEnv(NoisyModel(), drawn_levels, 3, 4))
+
+    def rest(env: VecMonitor) -> np.ndarray:
+        found = []
+        for number in range(12):
+            actions = np.full((3, 1), 0.1, np.float32)
+            actions[number % 3] = 0.9
+            obs, reward, _, infos = env.step(actions)
+            lengths = [info["episode"]["l"] if "episode" in info else 0 for info in infos]
+            found.append(np.concatenate([obs[:, 0], reward, lengths]))
+        found.append(np.concatenate([env.reset()[:, 0]] * 3))
+        return np.array(found)
+
+    env = build()
+    env.seed(3)
+    fresh = vec_env_state(env)
+    env.reset()
+    rest(env)
+    env.step(np.full((3, 1), 0.1, np.float32))
+    state = vec_env_state(env)
+    expected = rest(env)
+    other = build()
+    load_vec_env_state(other, state)
+    np.testing.assert_array_equal(rest(other), expected)
+    load_vec_env_state(other, fresh)
+    first = other.reset()
+    again = build()
+    again.seed(3)
+    np.testing.assert_array_equal(first, again.reset())

@@ -16,6 +16,7 @@ import torch as th
 
 import mbrl_wrappers
 from mbrl_wrappers.storage.checkpoint import load_starts
+from mbrl_wrappers.storage.run_checkpoint import RunCheckpoints
 from scripts.planning import learning
 from scripts.planning.arguments import TrainPlannerArguments, parse_train_arguments
 from scripts.runs.reading import find_runs
@@ -42,17 +43,22 @@ def outcome(summary: dict[str, Any]) -> list[Any]:
     return [trials, fits, evaluations, summary["real_steps"], summary["finished"]]
 
 
+def monitored(folder: Path) -> list[str]:
+    """The rows of the monitor without the times."""
+    return [line.rpartition(",")[0] for line in (folder / "0.monitor.csv").read_text().splitlines()[2:]]
+
+
 def test_a_run_and_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     board = tmp_path / "board"
     words = [*TINY, "--trials", "2", "--eval-episodes", "2", "--seed", "4", "-f", str(tmp_path), "-P", "--tag", "mine"]
     assert main([*words, "-tb", str(board)]) == 0
     folder = tmp_path / "pets" / "Pendulum-v1_mine_1"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    saved = {f"progress/after_trial_4/{name}" for name in ("model.safetensors", "store.safetensors", "trials.json")}
-    assert names == {
+    assert {name for name in names if not name.startswith("progress/")} == {
         "summary.json", "dynamics.safetensors", "0.monitor.csv", "Pendulum-v1/config.yml", "Pendulum-v1/args.yml",
-        "Pendulum-v1/command.txt", *saved,
+        "Pendulum-v1/command.txt",
     }  # fmt: skip
+    assert RunCheckpoints(folder / "progress").steps() == [20, 32, 44]
     assert list(board.rglob("events*"))
     summary = summary_of(folder)
     assert (summary["algorithm"], summary["arm"], summary["with_model"], summary["finished"]) == (
@@ -105,6 +111,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkey
     whole, cut = (tmp_path / "pets" / f"Pendulum-v1_{number}" for number in (1, 2))
     summary = summary_of(cut)
     assert (summary["finished"], summary["stopped_by"], summary["real_steps"]) == (False, "signal 2", 32)
+    assert RunCheckpoints(cut / "progress").steps()[-1] == 37  # in the middle of the trial
     seconds = summary["wall_seconds"]
     assert main(["--resume", str(cut)]) == 0
     again = summary_of(cut)
@@ -114,7 +121,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkey
     assert again["command"].count("train_planner.py") == 2
     models = [mbrl_wrappers.load(folder / "dynamics.safetensors").state_dict() for folder in (whole, cut)]
     assert all(th.equal(tensor, models[1][name]) for name, tensor in models[0].items())
-    assert len((cut / "0.monitor.csv").read_text().splitlines()) >= 2
+    assert monitored(cut) == monitored(whole)
 
 
 def test_a_finished_run_can_be_given_more_trials(tmp_path: Path) -> None:
@@ -125,6 +132,39 @@ def test_a_finished_run_can_be_given_more_trials(tmp_path: Path) -> None:
     assert len(longer["evaluations"]) == 3  # the evaluation of the shorter run is gone, its own is there
     longer["evaluations"].pop()
     assert outcome(longer) == outcome(whole)
+
+
+def test_the_same_command_line_goes_on_or_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*TINY, "--trials", "2", "-f", str(tmp_path), "--checkpoint-freq", "3", "--resume", "auto"]
+    assert main(words) == 0  # there is nothing to go on with
+    original = learning.PlannerTraining.on_step
+
+    def killed(self: Any, step: Any) -> bool:
+        if step.real_steps == 28:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learning.PlannerTraining, "on_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(words)  # the first run is finished, so this is another one
+    whole, cut = (tmp_path / "pets" / f"Pendulum-v1_{number}" for number in (1, 2))
+    assert RunCheckpoints(cut / "progress").steps()[-1] == 26
+    assert main([*TINY, "--trials", "3", "-f", str(tmp_path), "--checkpoint-freq", "3", "--resume", "auto"]) == 0
+    assert not summary_of(cut)["finished"]  # that was another command line
+    assert main(words) == 0
+    assert outcome(summary_of(cut)) == outcome(summary_of(whole))
+    assert monitored(cut) == monitored(whole)
+    assert sorted(path.name for path in (tmp_path / "pets").iterdir())[-1] == "Pendulum-v1_3"
+
+
+def test_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--trials", "1", "-f", str(tmp_path)]) == 0
+    folder = tmp_path / "pets" / "Pendulum-v1_1"
+    before = summary_of(folder)
+    assert main(["--resume", str(folder)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert summary_of(folder) == before
 
 
 @pytest.mark.parametrize("planner", ["icem", "mppi", "random"])
@@ -187,7 +227,15 @@ def test_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["-n", "0"], ["--trials", "-3"], ["--eval-episodes", "-1"], ["--tag", "a/b"], ["--planner", "ilqr"]]
+    "argv",
+    [
+        ["-n", "0"],
+        ["--trials", "-3"],
+        ["--checkpoint-freq", "0"],
+        ["--eval-episodes", "-1"],
+        ["--tag", "a/b"],
+        ["--planner", "ilqr"],
+    ],
 )
 def test_flags_that_make_no_sense_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit):
