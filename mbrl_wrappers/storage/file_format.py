@@ -117,7 +117,7 @@ def write(path: Path, kind: str, config: dict[str, Any], tensors: Mapping[str, T
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     text = json.dumps(asdict(manifest), allow_nan=False, sort_keys=True)
-    header["__metadata__"] = {"format": FORMAT, "manifest": text, "sha256": _sha256(text.encode())}
+    header["__metadata__"] = {"format": FORMAT, "manifest": text, "sha256": sha256_of(text.encode())}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % _LENGTH_BYTES)  # safetensors wants the data aligned
     if len(head) > MAX_HEADER_BYTES or len(head) + len(data) + _LENGTH_BYTES > MAX_FILE_BYTES:
@@ -125,7 +125,7 @@ def write(path: Path, kind: str, config: dict[str, Any], tensors: Mapping[str, T
             f"{path} would have a header of {len(head):,} and tensors of {len(data):,} bytes: a model file may have "
             f"{MAX_HEADER_BYTES:,} bytes of header and {MAX_FILE_BYTES:,} in all."
         )
-    _replace(path, (len(head).to_bytes(_LENGTH_BYTES, "little"), head, data))
+    replace_file(path, (len(head).to_bytes(_LENGTH_BYTES, "little"), head, data))
 
 
 def read_header(path: Path) -> Manifest:
@@ -175,13 +175,13 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Manifest, dict[str, Any]]:
     if size > MAX_FILE_BYTES or length > min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
         raise CheckpointError(f"{path} is truncated, corrupt or no model file: {size} bytes cannot hold its header.")
     try:
-        header = _strict_json(file.read(length))
+        header = strict_json(file.read(length))
         metadata = header.pop("__metadata__")
         text, digest = metadata["manifest"], metadata["sha256"]
         ours = metadata["format"] == FORMAT and isinstance(text, str)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated, corrupt or no model file: it has no manifest.") from error
-    if not ours or _sha256(text.encode()) != digest:
+    if not ours or sha256_of(text.encode()) != digest:
         raise CheckpointError(f"{path} is corrupt: the SHA-256 of its manifest differs from the one in the file.")
     manifest = _parse_manifest(path, text)
     _check_layout(path, header, manifest, size - file.tell())
@@ -190,7 +190,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Manifest, dict[str, Any]]:
 
 def _parse_manifest(path: Path, written: str) -> Manifest:
     try:
-        fields = _strict_json(written)
+        fields = strict_json(written)
         number = fields["format_version"]
         if type(number) is not int or number < 1:
             raise TypeError("A format version is a positive integer.")
@@ -251,7 +251,7 @@ def _check_layout(path: Path, header: dict[str, Any], manifest: Manifest, data_b
         raise CheckpointError(f"{path} is corrupt: its tensors overlap, or leave bytes between them.")
 
 
-def _strict_json(text: bytes | str) -> Any:
+def strict_json(text: bytes | str) -> Any:
     """What JSON says; ``NaN`` and ``Infinity``, which Python would take, are a ``ValueError``."""
 
     def refuse(constant: str) -> None:
@@ -262,10 +262,11 @@ def _strict_json(text: bytes | str) -> Any:
 
 def _record(entry: dict[str, Any], data: memoryview) -> TensorRecord:
     begin, end = entry["data_offsets"]
-    return TensorRecord(entry["dtype"], tuple(entry["shape"]), _sha256(data[begin:end]))
+    return TensorRecord(entry["dtype"], tuple(entry["shape"]), sha256_of(data[begin:end]))
 
 
-def _sha256(content: bytes | memoryview) -> str:
+def sha256_of(content: bytes | memoryview) -> str:
+    """The SHA-256 of bytes in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -278,7 +279,7 @@ def read_versions(*names: str) -> dict[str, str]:
     return found
 
 
-def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def replace_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write ``parts`` to a new file, wait until they are on the disk, then rename it to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename is one step only within a file system. Not tempfile: that ignores the umask.
@@ -291,8 +292,13 @@ def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself is on the disk only once the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk: a rename survives a power cut only after that."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

@@ -22,7 +22,7 @@ from mbrl_wrappers.storage.file_format import CheckpointError, Manifest, read, w
 
 KIND = "state"
 MAX_DEPTH = 64
-_ARRAY_DTYPES = tuple(
+ARRAY_DTYPES = tuple(
     np.dtype(name)
     for name in ("bool", "uint8", "int8", "int16", "float16", "int32", "float32", "int64", "uint64", "float64")
 )
@@ -74,7 +74,7 @@ def _described(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[place] = value
         return {"tensor": place}
-    if isinstance(value, np.ndarray) and value.dtype in _ARRAY_DTYPES:
+    if isinstance(value, np.ndarray) and value.dtype in ARRAY_DTYPES:
         tensors[place] = th.from_numpy(np.array(value, order="C"))
         return {"array": place}
     if isinstance(value, Mapping):

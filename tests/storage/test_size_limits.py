@@ -53,7 +53,7 @@ def _file(header: dict[str, Any], data: bytes = b"", config: Any = None) -> byte
         "versions": {},
     }
     text = json.dumps({**fields, "created": "", "tensors": records})
-    digest = file_format._sha256(text.encode())
+    digest = file_format.sha256_of(text.encode())
     metadata = {"format": file_format.FORMAT, "manifest": text, "sha256": digest}
     head = json.dumps({**header, "__metadata__": metadata}).encode()
     return len(head).to_bytes(8, "little") + head + data
