@@ -29,7 +29,9 @@ class Memory(NamedTuple):
 def memory() -> Memory | None:
     """The memory of this machine or container, swap left out; None where the system does not say."""
     found = _of_machine()
-    for limit, used in _GROUPS if found else ():
+    if found is None:
+        return None
+    for limit, used in _GROUPS:
         with suppress(OSError, ValueError):  # not in a container, or one without limit, which says "max"
             bound = int(limit.read_text())
             found = Memory(min(found.total, bound), min(found.available, bound - int(used.read_text())))

@@ -91,7 +91,7 @@ def load_agent(
             "ent_coef it was trained with."
         ) from error
     if agent.use_sde:
-        agent.policy.reset_noise()
+        agent.policy.reset_noise()  # type: ignore[operator]
     return agent
 
 
