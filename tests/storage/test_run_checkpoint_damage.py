@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import warnings
@@ -18,6 +19,12 @@ from mbrl_wrappers.storage.file_format import CheckpointError
 from mbrl_wrappers.storage.run_checkpoint import RunCheckpoints, check_checkpoint, checkpoint_folders
 from mbrl_wrappers.storage.run_manifest import read_run_manifest
 from tests.storage.run_folders import CountingRing, plain, run_state
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is not waited for."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +109,22 @@ def test_any_damage_is_found_and_the_previous_checkpoint_loads(folder: Path) -> 
 @pytest.mark.timeout(600)
 def test_a_thousand_damages_are_found_and_the_previous_checkpoint_loads(folder: Path) -> None:
     every_damage_is_found(folder, 1000, seed=1)
+
+
+def test_any_other_byte_in_a_manifest_is_found(folder: Path) -> None:
+    checkpoint = checkpoint_folders(folder)[-1]
+    path, rng = checkpoint / "manifest.json", np.random.default_rng(0)
+    original = path.read_bytes()
+    for position in range(0, len(original), 7):
+        changed = bytearray(original)
+        changed[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            read_run_manifest(checkpoint)
+    for content in (original + b"\n", original.replace(b" ", b"\t", 1), original.replace(b'": 3', b'": 3.0', 1)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="SHA-256 differs"):
+            read_run_manifest(checkpoint)
 
 
 def _exchange(one: Path, other: Path) -> None:

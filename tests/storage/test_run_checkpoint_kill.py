@@ -90,7 +90,9 @@ def killed_at_random_instants(folder: Path, context: Any, times: int, seed: int)
         child.start()
         theirs.close()
         assert mine.recv() >= finished  # the child resumed from no older one than we know of
-        time.sleep(rng.uniform(0, 0.3))
+        for _ in range(rng.integers(3)):
+            finished = mine.recv()
+        time.sleep(rng.uniform(0, 0.1))
         child.kill()
         child.join()
         try:
