@@ -15,12 +15,12 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: help install demo test lint type format check docs bench clean
+.PHONY: help install demo test test-slow lint type format check docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     a short demonstration, from nothing"
-	@echo "make test     all fast tests; slow ones: make test PYTEST_ARGS='-m slow'"
+	@echo "make test     all fast tests              make test-slow  all slow ones: hours of learning, kills, damage"
 	@echo "make check    lint, type, docs and test: what a change must pass"
 	@echo "make lint     ruff: rules and format      make type    mypy --strict"
 	@echo "make format   put the code in format      make docs    check links and code blocks"
@@ -45,6 +45,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	@echo "== Running the tests on $(WORKERS) processes"
 	@$(RUN) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-slow: $(STAMP)
+	@echo "== Running the slow tests on $(WORKERS) processes"
+	@$(RUN) -m pytest -n $(WORKERS) -m slow --timeout 3600 $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@echo "== Checking rules and format"

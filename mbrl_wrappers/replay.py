@@ -14,6 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbrl_wrappers.available_memory import check_memory
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.columns import ColumnChecks, EndWatch, RealColumns, given_columns
 from mbrl_wrappers.precision import observation_dtype
@@ -45,7 +46,7 @@ class TransitionStore:
 
     Raises:
         TypeError: for spaces that models cannot handle.
-        ValueError: if a number is not an integer of at least 1.
+        ValueError: if a number is not an integer of at least 1, or the full store is more than all memory.
     """
 
     def __init__(self, capacity: int, observation_space: AnySpace, action_space: AnySpace, num_envs: int = 1) -> None:
@@ -58,6 +59,8 @@ class TransitionStore:
         """How many steps were stored so far, overwritten ones included."""
         rows, obs_dim = (self.steps_kept, num_envs), self.observation_space.shape[0]
         dtype = _stored_dtype(self.observation_space)
+        row_bytes = 2 * np.dtype(dtype).itemsize * obs_dim + 4 * self.codec.size + 6
+        check_memory(row_bytes * self.capacity, f"A store of {self.capacity:,} transitions", "lower its capacity")
         self._checks = ColumnChecks(self.codec, obs_dim, num_envs, dtype)
         self._ends, self._warned = EndWatch(obs_dim), False
         self._obs = np.zeros((*rows, obs_dim), dtype)

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mbrl_wrappers.available_memory import check_memory
 from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.columns import LARGEST, EndWatch
 from mbrl_wrappers.precision import observation_dtype
@@ -61,7 +62,7 @@ class MixedReplayBuffer(ReplayBuffer):
 
     Raises:
         TypeError: for observations or actions that models cannot use (Dict, images, MultiDiscrete ...).
-        ValueError: for ``optimize_memory_usage`` or numbers out of range.
+        ValueError: for ``optimize_memory_usage``, numbers out of range, or a buffer that is more than all memory.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class MixedReplayBuffer(ReplayBuffer):
             )
         within("real_ratio", real_ratio, 0, 1)
         at_least("synthetic_size", synthetic_size)
+        row_bytes = 2 * np.dtype(observation_space.dtype).itemsize * obs_size + 4 * self.codec.size + 12
+        check_memory(row_bytes * buffer_size, f"A buffer of {buffer_size:,} transitions", "lower buffer_size")
         super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
         self.real_ratio = real_ratio
         self.synthetic_size = synthetic_size

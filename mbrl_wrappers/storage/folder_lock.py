@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
+if sys.platform != "win32":  # which has no record locks: there only a second writer in the same process is refused
     import fcntl
-except ImportError:  # Windows has no record locks; there only a second writer in the same process is refused
-    fcntl = None  # type: ignore[assignment]
 
 LOCK_FILE = "lock"
 
@@ -59,7 +58,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def _take(handle: int, folder: Path) -> None:
-    if fcntl is None:
+    if sys.platform == "win32":
         return
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

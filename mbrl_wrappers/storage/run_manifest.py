@@ -130,7 +130,7 @@ def read_run_manifest(folder: Path) -> RunManifest:
             f"{FORMAT_VERSION}. Upgrade with: pip install -U mbrl-wrappers"
         )
     try:
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise ValueError(f"{version!r:.40} is no format version")
         manifest = _parsed(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -171,8 +171,8 @@ def _ring_json(ring: RingRecord) -> dict[str, Any]:
 
 def _parsed(content: dict[str, Any]) -> RunManifest:
     versions, created = content["versions"], content["created"]
-    if not isinstance(content["about"], dict) or not isinstance(created, str):
-        raise TypeError("about is a dictionary and created a text")
+    if not isinstance(content["about"], dict) or not isinstance(content["rings"], list) or not isinstance(created, str):
+        raise TypeError("about is a dictionary, rings a list and created a text")
     if len(versions) > 100 or any(not isinstance(text, str) or len(text) > 100 for text in versions.values()):
         raise TypeError("versions are short texts")
     state = _file(content["state"])

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def draw(folder: Path, picture: Path) -> None:
 
 def run(folder: Path, seeds: int, change_seeds: int, workers: int) -> None:
     """All arms in all mazes; prints what the documents say."""
-    with ProcessPoolExecutor(workers, initializer=th.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=th.set_num_threads, initargs=(1,)) as pool:
         learning = {arm: [pool.submit(episode_lengths, arm, seed) for seed in range(seeds)] for arm in LEARNING_CURVES}
         changing = {
             maze: {

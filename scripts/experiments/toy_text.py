@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def lake(seed: int) -> dict[str, Any]:
 
 def run(folder: Path, seeds: int, workers: int) -> None:
     """Everything; prints what the documents say."""
-    with ProcessPoolExecutor(workers, initializer=th.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=th.set_num_threads, initargs=(1,)) as pool:
         lakes = [pool.submit(lake, seed) for seed in range(seeds)]
         races = {
             env_id: {arm: [pool.submit(steps_to_optimum, env_id, arm, seed) for seed in range(seeds)] for arm in ARMS}

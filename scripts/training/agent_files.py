@@ -1,8 +1,7 @@
 """Agents from run folders, without running what a file says unless it is trusted.
 
-An SB3 zip holds weights (tensors, harmless) and pickled settings (a pickle can run any code when it is read). By
-default the agent is built from ``summary.json`` and only the weights are read. SBX pickles its weights too, so its
-files can be read with ``trust`` only.
+By default the agent is built from ``summary.json`` and only the tensors in its zip are read
+(:mod:`sb3_ext.safe_loading`). SBX pickles its weights too, so its files can be read with ``trust`` only.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_ext.safe_loading import load_agent
 from scripts.runs.reading import Run, read_run
 from scripts.runs.run_folder import (
     AVERAGED_AGENT_FILE,
@@ -61,18 +61,14 @@ class AgentFile:
                 "If you made it, or trust who did, say so with --trust."
             )
         cls = agent_class(summary["algorithm"], summary["backend"])
-        if trust:
-            return cls.load(self.path, env=env, device=device)
         entry = summary["hyperparameters"]
         kwargs = {key: entry[key] for key in _SHAPING if key in entry}
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], summary["backend"])
         if summary["algorithm"] not in ON_POLICY:
             kwargs["buffer_size"] = 1
-        policy = policy_class(entry.get("policy", "MlpPolicy"), summary["algorithm"], summary["backend"])
-        agent = cls(policy=policy, env=env, device=device, **kwargs)
-        agent.set_parameters(str(self.path), device=device)
-        return agent
+        kwargs["policy"] = policy_class(entry.get("policy", "MlpPolicy"), summary["algorithm"], summary["backend"])
+        return load_agent(self.path, env, cls, trust=trust, device=device, **kwargs)
 
 
 def find_agent(path: Path, *, best: bool = False, averaged: bool = False) -> AgentFile:

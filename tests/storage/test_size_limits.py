@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,8 @@ from mbrl_wrappers.storage import file_format
 from mbrl_wrappers.storage.allocation import COPIES, SLACK_ELEMENTS, SLACK_TENSORS, allocation_limit
 from mbrl_wrappers.storage.checkpoint import CheckpointError, load, read_manifest, register_model, save
 from mbrl_wrappers.storage.space_json import space_to_json
+from tests.memory import MEBIBYTE, little_memory
 from tests.storage.stored_models import affine_model, alter, small_ensemble
-
-MEBIBYTE = 2**20
-
-
-@contextmanager
-def little_memory(limit: int = 8 * MEBIBYTE) -> Iterator[None]:
-    """Fail when Python and numpy took more than ``limit`` bytes at a time inside the block."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < limit
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.fixture
