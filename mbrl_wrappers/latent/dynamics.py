@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 from mbrl_wrappers.latent.options import LatentOptions
 from mbrl_wrappers.nets.diagonal_gaussian import DiagonalGaussian, GaussianHead, inverse_softplus
-from mbrl_wrappers.nets.seeded_layers import seeded_layer
+from mbrl_wrappers.nets.seeded_layers import seeded_gru
 
 
 class LatentDynamics(nn.Module):
@@ -38,9 +38,7 @@ class LatentDynamics(nn.Module):
         self.min_std = options.min_std
         self.gru: nn.GRU | None = None
         if self.recurrent_size:
-            self.gru = seeded_layer(
-                nn.GRU, size + action_size, self.recurrent_size, batch_first=True, generator=generator
-            )
+            self.gru = seeded_gru(size + action_size, self.recurrent_size, generator=generator)
         self.parent_size = self.recurrent_size or size + action_size
         self.head = GaussianHead(self.parent_size, options.hidden, size, min_std=self.min_std, generator=generator)
         self.first_mean = nn.Parameter(th.zeros(2, size))

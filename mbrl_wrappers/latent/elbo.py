@@ -25,7 +25,7 @@ FreeNatsPer = Literal["entry", "mean"]
 
 
 @dataclass(frozen=True)
-class Objective:
+class ElboOptions:
     r"""How the divergence from the prior enters the loss; the defaults are the plain bound.
 
     Attributes:
@@ -122,7 +122,9 @@ def divergence(network: StateSpaceNetwork, inferred: Inferred, stopped: Literal[
     return posterior.kl(prior).sum(-1)
 
 
-def shaped_divergence(network: StateSpaceNetwork, inferred: Inferred, counted: Tensor, objective: Objective) -> Tensor:
+def shaped_divergence(
+    network: StateSpaceNetwork, inferred: Inferred, counted: Tensor, objective: ElboOptions
+) -> Tensor:
     """The sum of the divergence over the ``counted (B, T)`` entries, with balance and free nats, ``()``."""
 
     def total(raw: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ def sequence_loss(
     network: StateSpaceNetwork,
     batch: SequenceBatch,
     noise: Tensor,
-    objective: Objective,
+    objective: ElboOptions,
     *,
     burn_in: int = 0,
     step: int = 0,

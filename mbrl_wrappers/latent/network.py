@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch as th
 from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
 
 from mbrl_wrappers.latent.dynamics import LatentDynamics
 from mbrl_wrappers.latent.options import LatentOptions
@@ -185,4 +186,4 @@ class StateSpaceNetwork(nn.Module):
 
 def unit_scale(rows: Tensor) -> Tensor:
     """``rows (..., Z)`` scaled to a root mean square of one."""
-    return rows * (rows.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
+    return rows.shape[-1] ** 0.5 * normalize(rows, dim=-1)

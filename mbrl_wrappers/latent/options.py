@@ -47,9 +47,9 @@ class LatentOptions:
     summary: SummaryKind = "gru"
     memory_size: int = 64
     context: int = 32
-    hidden: tuple[int, ...] = (128, 128)
-    encoder_hidden: tuple[int, ...] = (128,)
-    decoder_std: float = 0.2
+    hidden: tuple[int, ...] = (64, 64)
+    encoder_hidden: tuple[int, ...] = (64,)
+    decoder_std: float = 0.1
     learn_decoder_std: bool = False
     min_decoder_std: float = 0.02
     min_std: float = 0.05

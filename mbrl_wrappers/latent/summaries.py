@@ -14,7 +14,7 @@ import torch as th
 from torch import Generator, Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from mbrl_wrappers.nets.seeded_layers import seeded_layer
+from mbrl_wrappers.nets.seeded_layers import seeded_gru, seeded_linear
 
 
 class InputLayout(NamedTuple):
@@ -117,7 +117,7 @@ class RecurrentSummary(nn.Module):
     def __init__(self, width: int, size: int, *, generator: Generator) -> None:
         super().__init__()
         self.size = self.memory_size = size
-        self.gru = seeded_layer(nn.GRU, width, size, batch_first=True, generator=generator)
+        self.gru = seeded_gru(width, size, generator=generator)
 
     def forward(self, inputs: Tensor, length: Tensor) -> Tensor:
         """``(B, T, I)`` to ``(B, T, size)``."""
@@ -146,7 +146,7 @@ class BackwardSummary(nn.Module):
     def __init__(self, width: int, size: int, *, generator: Generator) -> None:
         super().__init__()
         self.size = size
-        self.gru = seeded_layer(nn.GRU, width, size, batch_first=True, generator=generator)
+        self.gru = seeded_gru(width, size, generator=generator)
 
     def forward(self, inputs: Tensor, length: Tensor) -> Tensor:
         """``(B, T, I)`` to ``(B, T, size)``; padding plays no part."""
@@ -209,7 +209,7 @@ class AttentionSummary(nn.Module):
         self.memory_size = self.window.memory_size
 
         def linear(a: int, b: int) -> nn.Linear:
-            return seeded_layer(nn.Linear, a, b, generator=generator)
+            return seeded_linear(a, b, generator=generator)
 
         self.embed = linear(layout.width, size)
         blocks = range(self.NUM_BLOCKS)

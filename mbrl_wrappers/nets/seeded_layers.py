@@ -5,33 +5,48 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch as th
 from torch import Generator, Tensor, nn
 
-M = TypeVar("M", nn.Linear, nn.GRU, nn.Conv2d, nn.ConvTranspose2d)
+L = TypeVar("L", bound=nn.Module)
 
 
-def seeded_layer(kind: type[M], *args: Any, generator: Generator, **kwargs: Any) -> M:
-    r"""A layer of the class ``kind`` with weights uniform in :math:`\pm 1/\sqrt{n_{in}}` and biases of zero.
+class _Unset:
+    """In front of a layer's class it leaves the weights unset, where torch would draw from the global stream."""
 
-    Args:
-        kind: class of the layer.
-        *args: of its constructor.
-        generator: source of the weights, on the CPU.
-        **kwargs: of its constructor.
-    """
-    with th.device("meta"):  # elsewhere the constructor would draw from the global stream
-        layer: M = kind(*args, **kwargs)
-    layer.to_empty(device="cpu")
-    with th.no_grad():
-        for weight in layer.parameters():
-            if weight.ndim == 1:
-                weight.zero_()
-            else:
-                bound = 1 / math.sqrt(weight[0].numel())
-                weight.uniform_(-bound, bound, generator=generator)
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
+class _UnsetLinear(_Unset, nn.Linear):
+    pass
+
+
+class _UnsetGRU(_Unset, nn.GRU):
+    pass
+
+
+def seeded_linear(in_features: int, out_features: int, *, generator: Generator) -> nn.Linear:
+    """An affine layer with the initial weights of :func:`set_weights`."""
+    return set_weights(_UnsetLinear(in_features, out_features), generator=generator)
+
+
+def seeded_gru(in_features: int, size: int, *, generator: Generator) -> nn.GRU:
+    """A GRU of one layer, batch first, with the initial weights of :func:`set_weights`."""
+    return set_weights(_UnsetGRU(in_features, size, batch_first=True), generator=generator)
+
+
+@th.no_grad()
+def set_weights(layer: L, *, generator: Generator) -> L:
+    r"""Draw the weights of ``layer`` uniformly from :math:`\pm 1/\sqrt{n_{in}}`, and set its biases to zero."""
+    for weight in layer.parameters():
+        if weight.ndim == 1:
+            weight.zero_()
+        else:
+            bound = 1 / math.sqrt(weight[0].numel())
+            weight.uniform_(-bound, bound, generator=generator)
     return layer
 
 
@@ -48,7 +63,7 @@ class Perceptron(nn.Module):
     def __init__(self, in_features: int, hidden: Sequence[int], out_features: int, *, generator: Generator) -> None:
         super().__init__()
         sizes = (in_features, *hidden, out_features)
-        layers = [seeded_layer(nn.Linear, a, b, generator=generator) for a, b in pairwise(sizes)]
+        layers = [seeded_linear(a, b, generator=generator) for a, b in pairwise(sizes)]
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:

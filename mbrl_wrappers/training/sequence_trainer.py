@@ -12,7 +12,7 @@ import torch as th
 from torch import Tensor
 
 from mbrl_wrappers.checks import at_least, within
-from mbrl_wrappers.latent.elbo import Objective, elbo_terms, sequence_loss
+from mbrl_wrappers.latent.elbo import ElboOptions, elbo_terms, sequence_loss
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
 from mbrl_wrappers.latent.sequences import SequenceBatch
 from mbrl_wrappers.seeding import spawn_seeds, torch_generator
@@ -56,7 +56,7 @@ class SequenceFitConfig:
     max_holdout: int = 128
     learning_rate: float = 1e-3
     max_gradient_norm: float = 100.0
-    objective: Objective = field(default_factory=Objective)
+    objective: ElboOptions = field(default_factory=ElboOptions)
 
     def __post_init__(self) -> None:
         for name in ("max_gradient_steps", "batch_size", "window", "validate_every", "patience", "max_holdout"):
@@ -99,7 +99,7 @@ class SequenceTrainer:
             )
         self._split_seed, self._holdout_seed, stream = spawn_seeds(seed, 3)
         self._generator = torch_generator(stream)  # on the CPU: the same draws on every device
-        self._optimizer = th.optim.Adam(model.parameters(), lr=self.config.learning_rate)
+        self._optimizer = th.optim.Adam(model.parameters(), lr=self.config.learning_rate, fused=True)
         self.steps_taken = 0
         self._warned: set[str] = set()
 
