@@ -179,8 +179,8 @@ def sequence_problems(network: StateSpaceNetwork, quality: SequenceQuality, skip
         found.append(
             f"The posterior has collapsed: it differs from the prior by {quality.kl:.3f} nats per observation, and "
             f"{quality.active_units} of {size} latent units vary with the data, so the latent state says nothing "
-            "of the observations. Try a smaller decoder_std, ElboOptions(kl_warmup=...) or ElboOptions(free_nats=1.0), and "
-            "more gradient steps."
+            "of the observations. Try a smaller decoder_std, ElboOptions(kl_warmup=...) or ElboOptions(free_nats=1.0), "
+            "and more gradient steps."
         )
     if quality.at_floor:
         found.append(
