@@ -125,7 +125,9 @@ def sequence_quality(network: StateSpaceNetwork, batch: SequenceBatch, *, genera
             begin.recurrent[:, -1], begin.sample[:, -1], pieces.action[:, half - 1 :], drawn[:, half:]
         )
         opened = _r2(network, pieces, th.cat([begin.latent[:, -1:], rest], 1), half)
-    varying = inferred.posterior.mean[batch.valid].var(0, correction=0) > ACTIVE_VARIANCE
+    # The mean of a deterministic model has a scale only once it is its draw.
+    units = inferred.sample if network.options.deterministic else inferred.posterior.mean
+    varying = units[batch.valid].var(0, correction=0) > ACTIVE_VARIANCE
     std = network.decoder_std()
     std = _with_reward(network, std, network.reward_std() if network.learn_reward else std[:0])
     low = network.options.learn_decoder_std * AT_FLOOR * network.options.min_decoder_std
@@ -173,9 +175,13 @@ def sequence_problems(network: StateSpaceNetwork, quality: SequenceQuality, skip
     """What is wrong with a fitted model, in sentences that say what to try."""
     found = []
     size = network.options.latent_size
-    # A deterministic model has no divergence whose size would say something.
-    little = not network.options.deterministic and quality.kl < LITTLE_KL
-    if little or not quality.active_units:
+    if network.options.deterministic:
+        if not quality.active_units:
+            found.append(
+                f"The latent state has collapsed: none of its {size} units varies with the data. Try a smaller "
+                "decoder_std, and more gradient steps."
+            )
+    elif quality.kl < LITTLE_KL or not quality.active_units:
         found.append(
             f"The posterior has collapsed: it differs from the prior by {quality.kl:.3f} nats per observation, and "
             f"{quality.active_units} of {size} latent units vary with the data, so the latent state says nothing "

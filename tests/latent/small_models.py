@@ -84,7 +84,7 @@ def filtered(model: LatentStateSpaceModel, batch: SequenceBatch, seed: int = 0) 
 
 
 class HiddenVelocity(gymnasium.Env[Any, Any]):
-    """A cart whose position is seen and whose velocity is not; episodes of 20 steps."""
+    """A cart on a spring whose position is seen and whose velocity is not; episodes of 20 steps."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -97,7 +97,6 @@ class HiddenVelocity(gymnasium.Env[Any, Any]):
         return np.float32([self.x]), {}
 
     def step(self, action: Any) -> Any:
-        self.x += 0.3 * self.v
-        self.v = 0.95 * self.v + 0.3 * float(np.clip(action[0], -1, 1))
+        self.x, self.v = self.x + 0.5 * self.v, 0.9 * self.v - 0.3 * self.x + 0.5 * float(np.clip(action[0], -1, 1))
         self.steps += 1
         return np.float32([self.x]), -abs(self.x), False, self.steps >= 20, {}

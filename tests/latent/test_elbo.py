@@ -38,7 +38,7 @@ def test_each_term_is_what_a_slow_formula_says(kind: Any, recurrent: int) -> Non
     terms = elbo_terms(model, batch, inferred)
     expected = terms._replace(**{name: th.zeros_like(term) for name, term in terms._asdict().items()})
     for row in range(3):
-        hidden = th.zeros(1, recurrent)
+        hidden, last = th.zeros(1, recurrent), th.zeros(0)
         for t in range(int(batch.length[row])):
             here = inferred.sample[row, t]
             q = Normal(inferred.posterior.mean[row, t], inferred.posterior.std[row, t])
@@ -56,7 +56,7 @@ def test_each_term_is_what_a_slow_formula_says(kind: Any, recurrent: int) -> Non
             standard = (batch.obs[row, t] - th.tensor([1.0, 7.0])) / th.tensor([1.0, 2.0])
             expected.obs[row, t] = Normal(model.decoder(latent), model.decoder_std()).log_prob(standard).sum()
             if t:
-                step = th.cat([last, batch.action[row, t - 1], latent])  # noqa: F821 - of the round before
+                step = th.cat([last, batch.action[row, t - 1], latent])
                 reward = (batch.reward[row, t - 1] - 1) / 4
                 density = Normal(model.reward_head(step), model.reward_std()).log_prob(reward)
                 expected.reward[row, t - 1] = density.sum()
