@@ -98,13 +98,20 @@ def test_a_posterior_tied_to_the_prior_has_no_divergence_at_any_time() -> None:
     assert float(terms.bound.mean()) == pytest.approx(-66.8210, abs=error)
 
 
-def fit(model: LatentStateSpaceModel, parameters: Any, system: LinearGaussian, steps: int, rate: float = 5e-3) -> None:
+def fit(
+    model: LatentStateSpaceModel,
+    parameters: Any,
+    system: LinearGaussian,
+    steps: int,
+    rate: float = 5e-3,
+    rows: int = 256,
+) -> None:
     """Adam on fresh sequences, with a rate that falls to zero."""
     optimizer = th.optim.Adam(parameters, lr=rate)
     schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     g = torch_generator(0)
     for step in range(steps):
-        obs = system.sample(256, seed=1000 + step)
+        obs = system.sample(rows, seed=1000 + step)
         loss, _ = sequence_loss(model, as_batch(obs), th.randn(*obs.shape, 1, generator=g), ElboOptions())
         optimizer.zero_grad()
         loss.backward()
@@ -135,3 +142,40 @@ def test_a_learned_posterior_reaches_the_exact_bound_of_its_family(options: Any,
     print(options, "bound", LOG_LIKELIHOOD - float(gap.mean()), "exact", expected, "se", float(gap.std()) / 316)
     assert LOG_LIKELIHOOD - float(gap.mean()) == pytest.approx(expected, abs=0.05)
     assert float(gap.mean()) > -3 * float(gap.std()) / math.sqrt(len(gap)), "no bound exceeds the log-likelihood"
+
+
+def learned_system(posterior: str, steps: int, rows: int, **options: Any) -> tuple[float, float, float]:
+    """What a, q and r become when they are learned along with the posterior, on 30 observations."""
+    system = LinearGaussian(30)
+    floors: dict[str, Any] = dict(learn_decoder_std=True, min_decoder_std=0.05, decoder_std=1.0)
+    model = true_model(system, posterior=posterior, **floors, **options)
+    layer = model.dynamics.head.net.layers[0]
+    only = th.zeros_like(layer.weight)
+    only[0, 0] = 1  # the state before moves the mean and nothing else
+    layer.weight.register_hook(lambda gradient: gradient * only)
+    learned = [*model.encoder.parameters(), *model.posterior.parameters(), *model.dynamics.parameters()]
+    fit(model, [*learned, *model.decoder_std.parameters()], system, steps, rate=1e-2, rows=rows)
+    with th.no_grad():
+        std = 1e-3 + th.nn.functional.softplus(layer.bias[1])
+        found = 1 + float(layer.weight[0, 0]), float(std) ** 2, float(model.decoder_std()[0]) ** 2
+    print(posterior, "a, q, r =", found)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_single_observation_makes_the_sensor_exact_and_the_dynamics_noisy() -> None:
+    # The observation becomes the state: a is its autocorrelation, 0.9 * 5.2632 / 6.2632, and q is 6.2632 (1 - a^2).
+    a, q, r = learned_system("single", 3000, 512, encoder_hidden=())
+    assert a == pytest.approx(0.7563, rel=0.03)
+    assert q == pytest.approx(2.6807, rel=0.03)
+    assert r < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_structured_smoother_recovers_the_system() -> None:
+    a, q, r = learned_system("smoother", 1500, 128)
+    assert a == pytest.approx(0.9, rel=0.03)
+    assert q == pytest.approx(1.0, rel=0.05)
+    assert r == pytest.approx(1.0, rel=0.05)

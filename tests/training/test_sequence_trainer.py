@@ -246,36 +246,6 @@ def test_windows_that_a_transformer_cannot_look_back_on_are_refused() -> None:
         SequenceTrainer(model, QUICK)
 
 
-def probe(model: LatentStateSpaceModel, seed: int) -> float:
-    """R² of the hidden velocity by a linear fit on the filtered belief's mean, on steps of its own."""
-    store, velocity = collected(1000, seed)
-    rows, g = store.transitions(), torch_generator(0)
-    starts = th.arange(0, 1000, 20)
-    state = model.observe(
-        model.initial(50), rows.action[starts], rows.obs[starts], th.ones(50, dtype=th.bool), generator=g
-    )
-    features, wanted = [], []
-    for time in range(20):
-        index = starts + time
-        state = model.observe(state, rows.action[index], rows.next_obs[index], th.zeros(50).bool(), generator=g)
-        if time >= 3:
-            features.append(th.cat([state.recurrent, state.mean, th.ones(50, 1)], 1))
-            wanted.append(th.as_tensor(velocity)[index])
-    x, y = th.stack(features, 1).double(), th.stack(wanted, 1)
-    weights = th.linalg.lstsq(x[:25].flatten(0, 1), y[:25].flatten()[:, None]).solution
-    error = (x[25:].flatten(0, 1) @ weights)[:, 0] - y[25:].flatten()
-    return float(1 - error.square().mean() / y[25:].var())
-
-
-def test_a_filter_finds_the_hidden_velocity_and_a_single_observation_does_not() -> None:
-    config = SequenceFitConfig(max_gradient_steps=250, batch_size=16, window=10, learning_rate=5e-3)
-    found, _ = fitted(config=config)
-    blind, _ = fitted(cart_model(posterior="single"), config)
-    r2 = probe(found, 1), probe(blind, 1)
-    assert r2[0] > 0.9
-    assert r2[1] < 0.1
-
-
 @pytest.mark.parametrize("posterior", ["single", "factorised filter", "filter"])
 def test_a_deterministic_latent_does_not_shrink(posterior: Any) -> None:
     model = cart_model(posterior=posterior, deterministic=True)
