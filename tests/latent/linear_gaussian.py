@@ -81,6 +81,13 @@ class LinearGaussian:
         weights[tuple(where.T)] = np.linalg.solve(system, [covariance[t, i] / self.r for t, i in where])
         return weights, 1 / np.diag(precision), np.zeros(self.steps)
 
+    def timeless_factors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best factors that see one observation each and do not know the time: one weight and one variance."""
+        precision, covariance = self.precision, self.obs_covariance
+        weight = np.trace(covariance) / self.r / np.trace(precision @ covariance)
+        variance = self.steps / np.trace(precision)
+        return weight * np.eye(self.steps), np.full(self.steps, variance), np.zeros(self.steps)
+
     def exact_filter(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The Kalman filter's marginals as factors."""
         weights, variances = np.zeros((self.steps, self.steps)), np.zeros(self.steps)

@@ -29,6 +29,7 @@ KNOWN: dict[str, tuple[Any, float]] = {
     "factorised filter": (SYSTEM.factors(LOWER), -21.0308),
     "Kalman filter's marginals as factors": (SYSTEM.exact_filter(), -21.9765),
     "single": (SYSTEM.factors(np.eye(10, dtype=bool)), -24.1309),
+    "single that does not know the time": (SYSTEM.timeless_factors(), -24.1944),
 }
 
 
@@ -130,7 +131,7 @@ def fit(
         (dict(posterior="filter", summary="none"), -20.4494),
         (dict(posterior="factorised filter"), -21.0308),
         (dict(posterior="factorised filter", summary="transformer"), -21.0308),
-        (dict(posterior="single"), -24.1309),
+        (dict(posterior="single"), -24.1944),  # of one network for all times
     ],
     ids=lambda value: "" if isinstance(value, float) else " ".join(value.values()),
 )
@@ -169,7 +170,7 @@ def test_a_single_observation_makes_the_sensor_exact_and_the_dynamics_noisy() ->
     a, q, r = learned_system("single", 3000, 512, encoder_hidden=())
     assert a == pytest.approx(0.7563, rel=0.03)
     assert q == pytest.approx(2.6807, rel=0.03)
-    assert r < 0.01
+    assert r < 0.1, "and falls on: nothing holds it but its floor"
 
 
 @pytest.mark.slow
