@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from mbrl_wrappers.latent.network import StateSpaceNetwork
 from mbrl_wrappers.latent.options import LatentOptions
 from mbrl_wrappers.latent.state import LatentState
 from mbrl_wrappers.nets.diagonal_gaussian import DiagonalGaussian
+from mbrl_wrappers.nets.normalizer import Normalizer
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
 from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
@@ -80,7 +82,7 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         super().__init__(
             self.sensor_space.shape[0],
             self.codec.size,
-            options or LatentOptions(),
+            _fitting(options or LatentOptions(), self.sensor_space.shape[0]),
             learned=(reward_fn is None, termination_fn is None),
             generator=torch_generator(seed),
         )
@@ -107,7 +109,14 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         Raises:
             ValueError: if no sensor ever changes: then nothing can be inferred.
         """
-        self.obs_normalizer.set_statistics(th.cat([rows.obs, rows.next_obs]))
+        readings = th.cat([rows.obs, rows.next_obs])
+        self.obs_normalizer.set_statistics(readings)
+        if self.options.image_shape is not None:
+            # One scale for all pixels: those that are seldom lit count no more than others.
+            common = Normalizer(1).to(self.device)
+            common.set_statistics(readings.reshape(-1, 1))
+            for name in ("mean", "mean_rest", "std"):
+                getattr(self.obs_normalizer, name).copy_(getattr(common, name).expand(self.obs_size))
         if bool(self.obs_normalizer.constant.all()):
             raise ValueError(
                 f"All {self.obs_size} sensor readings stay the same in all training rows, so they tell nothing of a "
@@ -137,7 +146,7 @@ class LatentStateSpaceModel(StateSpaceNetwork):
                 f"{options.context} observations: take a filter with summary='gru' or 'none', or form='state'."
             )
         self.form: Form = form
-        parts = (options.recurrent_size, options.latent_size)
+        parts: tuple[int, ...] = (options.recurrent_size, options.latent_size)
         if form == "belief":
             parts = (*parts, options.latent_size, self.posterior.memory_size)
         self._feature_parts = parts
@@ -332,8 +341,8 @@ class LatentStateSpaceModel(StateSpaceNetwork):
             ValueError: when the model was saved with a function of the user's own and none is passed.
         """
         described = dict(config["options"])
-        for name in ("hidden", "encoder_hidden"):
-            described[name] = tuple(described[name])
+        for name in ("hidden", "encoder_hidden", "image_shape"):
+            described[name] = None if described[name] is None else tuple(described[name])
         model = cls(
             space_from_json(config["sensor_space"]),
             space_from_json(config["action_space"]),
@@ -345,6 +354,16 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         )
         model.load_state_dict(tensors)
         return model
+
+
+def _fitting(options: LatentOptions, obs_size: int) -> LatentOptions:
+    """``options``, after a check that the sensors are as many as the pixels that these name."""
+    if options.image_shape is not None and math.prod(options.image_shape) != obs_size:
+        raise ValueError(
+            f"image_shape={options.image_shape} has {math.prod(options.image_shape)} pixels and the sensors have "
+            f"{obs_size} entries: give (channels, height, width) of the image that the entries are row by row."
+        )
+    return options
 
 
 class _Draws:

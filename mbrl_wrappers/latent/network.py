@@ -14,6 +14,7 @@ from mbrl_wrappers.latent.posterior import Posterior
 from mbrl_wrappers.latent.sequences import SequenceBatch
 from mbrl_wrappers.latent.summaries import InputLayout
 from mbrl_wrappers.nets.diagonal_gaussian import DiagonalGaussian, PositiveStd
+from mbrl_wrappers.nets.image_layers import ImageDecoder, ImageEncoder
 from mbrl_wrappers.nets.normalizer import Normalizer
 from mbrl_wrappers.nets.seeded_layers import Perceptron
 
@@ -70,10 +71,16 @@ class StateSpaceNetwork(nn.Module):
         def perceptron(inputs: int, outputs: int) -> Perceptron:
             return Perceptron(inputs, options.hidden, outputs, generator=generator)
 
-        self.encoder = Perceptron(obs_size, options.encoder_hidden[:-1], embedding, generator=generator)
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if options.image_shape is None:
+            self.encoder = Perceptron(obs_size, options.encoder_hidden[:-1], embedding, generator=generator)
+            self.decoder = perceptron(latent, obs_size)
+        else:
+            self.encoder = ImageEncoder(options.image_shape, embedding, generator=generator)
+            self.decoder = ImageDecoder(latent, options.image_shape, generator=generator)
         self.dynamics = LatentDynamics(action_size, options, generator=generator)
         self.posterior = Posterior(self.layout, self.dynamics.parent_size, options, generator=generator)
-        self.decoder = perceptron(latent, obs_size)
         self.decoder_std = self._decoder_std(obs_size)
         if self.learn_reward:
             self.reward_head = perceptron(2 * latent + action_size, 1)
@@ -186,4 +193,4 @@ class StateSpaceNetwork(nn.Module):
 
 def unit_scale(rows: Tensor) -> Tensor:
     """``rows (..., Z)`` scaled to a root mean square of one."""
-    return rows.shape[-1] ** 0.5 * normalize(rows, dim=-1)
+    return float(rows.shape[-1]) ** 0.5 * normalize(rows, dim=-1)

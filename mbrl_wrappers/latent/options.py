@@ -39,6 +39,9 @@ class LatentOptions:
         min_std: floor of the standard deviations of dynamics and posterior.
         deterministic: no noise and no entropy: an autoencoder whose state has unit root mean square, with
             dynamics and reward heads.
+        image_shape: ``(channels, height, width)`` of an image whose pixels the sensors are, row by row: they are then
+            encoded and decoded by convolutions, with one scale for all pixels. Height and width are halved until 4 or
+            less is left.
     """
 
     latent_size: int = 8
@@ -54,6 +57,7 @@ class LatentOptions:
     min_decoder_std: float = 0.02
     min_std: float = 0.05
     deterministic: bool = False
+    image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("latent_size", "memory_size", "context"):
@@ -70,6 +74,11 @@ class LatentOptions:
         for name in ("hidden", "encoder_hidden"):
             for width in getattr(self, name):
                 at_least(name, width)
+        if self.image_shape is not None:
+            if len(self.image_shape) != 3:
+                raise ValueError(f"image_shape must be (channels, height, width), got {self.image_shape!r}.")
+            for size in self.image_shape:
+                at_least("image_shape", size)
         within("min_decoder_std", self.min_decoder_std, 1e-6)
         within("min_std", self.min_std, 1e-6)
         within("decoder_std", self.decoder_std, 1e-6)

@@ -48,8 +48,14 @@ class SequenceBatch(NamedTuple):
 
     def cut(self, steps: int) -> SequenceBatch:
         """The first ``steps`` observations of each piece, and what lies between them."""
-        between = (column[:, : steps - 1] for column in (self.action, self.reward, self.terminated))
-        return SequenceBatch(self.obs[:, :steps], *between, self.first, self.length.clamp(max=steps))
+        return SequenceBatch(
+            obs=self.obs[:, :steps],
+            action=self.action[:, : steps - 1],
+            reward=self.reward[:, : steps - 1],
+            terminated=self.terminated[:, : steps - 1],
+            first=self.first,
+            length=self.length.clamp(max=steps),
+        )
 
     @classmethod
     def of_episode(cls, rows: Transitions, *, first: bool = True) -> SequenceBatch:
@@ -60,6 +66,11 @@ class SequenceBatch(NamedTuple):
             first: whether an episode begins with them.
         """
         obs = th.cat([rows.obs, rows.next_obs[-1:]])[None]
-        count = th.tensor([obs.shape[1]], device=obs.device)
-        steps = (column[None] for column in (rows.action, rows.reward, rows.terminated))
-        return cls(obs, *steps, th.tensor([first], device=obs.device), count)
+        return cls(
+            obs=obs,
+            action=rows.action[None],
+            reward=rows.reward[None],
+            terminated=rows.terminated[None],
+            first=th.tensor([first], device=obs.device),
+            length=th.tensor([obs.shape[1]], device=obs.device),
+        )

@@ -28,6 +28,14 @@ class _UnsetGRU(_Unset, nn.GRU):
     pass
 
 
+class _UnsetConv2d(_Unset, nn.Conv2d):
+    pass
+
+
+class _UnsetConvTranspose2d(_Unset, nn.ConvTranspose2d):
+    pass
+
+
 def seeded_linear(in_features: int, out_features: int, *, generator: Generator) -> nn.Linear:
     """An affine layer with the initial weights of :func:`set_weights`."""
     return set_weights(_UnsetLinear(in_features, out_features), generator=generator)
@@ -36,6 +44,16 @@ def seeded_linear(in_features: int, out_features: int, *, generator: Generator) 
 def seeded_gru(in_features: int, size: int, *, generator: Generator) -> nn.GRU:
     """A GRU of one layer, batch first, with the initial weights of :func:`set_weights`."""
     return set_weights(_UnsetGRU(in_features, size, batch_first=True), generator=generator)
+
+
+def seeded_halving(in_channels: int, out_channels: int, *, generator: Generator) -> nn.Conv2d:
+    """A convolution that halves height and width, with the initial weights of :func:`set_weights`."""
+    return set_weights(_UnsetConv2d(in_channels, out_channels, 4, stride=2, padding=1), generator=generator)
+
+
+def seeded_doubling(in_channels: int, out_channels: int, *, generator: Generator) -> nn.ConvTranspose2d:
+    """A transposed convolution that doubles height and width, with the initial weights of :func:`set_weights`."""
+    return set_weights(_UnsetConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1), generator=generator)
 
 
 @th.no_grad()
