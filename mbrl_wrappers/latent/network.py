@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch as th
@@ -193,4 +194,5 @@ class StateSpaceNetwork(nn.Module):
 
 def unit_scale(rows: Tensor) -> Tensor:
     """``rows (..., Z)`` scaled to a root mean square of one."""
-    return float(rows.shape[-1]) ** 0.5 * normalize(rows, dim=-1)
+    scaled: Tensor = math.sqrt(rows.shape[-1]) * normalize(rows, dim=-1)
+    return scaled

@@ -69,7 +69,8 @@ class ImageDecoder(nn.Module):
         x = self.input(vector.reshape(-1, vector.shape[-1])).reshape(-1, *self.small)
         for convolution in self.convolutions:
             x = convolution(silu(x))
-        return x.reshape(*vector.shape[:-1], -1)
+        pixels: Tensor = x.reshape(*vector.shape[:-1], -1)
+        return pixels
 
 
 def _channels(shape: tuple[int, int, int]) -> list[int]:

@@ -99,7 +99,7 @@ def test_a_reward_that_comes_with_the_last_step_is_imagined() -> None:
         place = following % 2
     options = LatentOptions(latent_size=2, posterior="single", hidden=(32,), encoder_hidden=(32,), decoder_std=0.2)
     model = LatentStateSpaceModel(space, actions, options=options, device="cpu")
-    config = SequenceFitConfig(max_gradient_steps=200, batch_size=32, window=4, learning_rate=1e-2)
+    config = SequenceFitConfig(max_gradient_steps=150, batch_size=32, window=4, learning_rate=1e-2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         SequenceTrainer(model, config).fit(store.transitions(), row_ids=store.row_ids())

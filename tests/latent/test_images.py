@@ -85,7 +85,7 @@ def test_a_model_of_images_learns_where_a_spot_is_and_survives_saving(tmp_path: 
             x = following
             places.append(following)
     model = image_model()
-    config = SequenceFitConfig(max_gradient_steps=120, batch_size=8, window=8, learning_rate=3e-3)
+    config = SequenceFitConfig(max_gradient_steps=80, batch_size=8, window=8, learning_rate=3e-3)
     report = SequenceTrainer(model, config).fit(store.transitions())
     assert report.quality.bound > report.initial_bound + 50
     scale = model.obs_normalizer

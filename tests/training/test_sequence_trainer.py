@@ -87,13 +87,14 @@ def test_a_fit_raises_the_bound_of_held_out_episodes_and_says_what_it_did() -> N
 
 def test_equal_seeds_fit_equal_weights_and_no_global_stream_is_touched() -> None:
     streams = global_stream_states()
-    one, first = fitted()
+    few = SequenceFitConfig(max_gradient_steps=15, batch_size=8, window=10, validate_every=5)
+    one, first = fitted(config=few)
     assert global_stream_states() == streams
     th.rand(7, generator=torch_generator(0))
-    other, second = fitted()
+    other, second = fitted(config=few)
     assert all(th.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert first.quality == second.quality
-    third, _ = fitted(seed=1)
+    third, _ = fitted(config=few, seed=1)
     assert not th.equal(one.decoder.layers[0].weight, third.decoder.layers[0].weight)
 
 
@@ -163,7 +164,7 @@ def test_steps_that_are_not_finite_change_nothing_and_are_told(monkeypatch: pyte
 
 def test_a_collapsed_posterior_is_told_in_words_and_once() -> None:
     config = SequenceFitConfig(
-        max_gradient_steps=150, batch_size=16, window=10, learning_rate=1e-2, objective=ElboOptions(kl_weight=1e5)
+        max_gradient_steps=100, batch_size=8, window=10, learning_rate=1e-2, objective=ElboOptions(kl_weight=1e5)
     )
     trainer = SequenceTrainer(cart_model(decoder_std=1.0), config)
     # The best weights by the true bound are those before the weight of the divergence told.
@@ -249,7 +250,9 @@ def test_windows_that_a_transformer_cannot_look_back_on_are_refused() -> None:
 @pytest.mark.parametrize("posterior", ["single", "factorised filter", "filter"])
 def test_a_deterministic_latent_does_not_shrink(posterior: Any) -> None:
     model = cart_model(posterior=posterior, deterministic=True)
-    trainer = SequenceTrainer(model, SequenceFitConfig(max_gradient_steps=150, batch_size=16, window=10))
+    trainer = SequenceTrainer(
+        model, SequenceFitConfig(max_gradient_steps=80, batch_size=16, window=10, learning_rate=3e-3)
+    )
     rows = STORE.transitions()
     model.set_statistics(rows)
     pieces = sequence_trainer.Episodes.of(rows).cover(10, 60)
