@@ -99,6 +99,14 @@ def test_a_jump_inside_of_an_episode_ends_its_piece() -> None:
     assert episodes.steps.tolist() == [3, 3]
 
 
+def test_an_episode_that_begins_where_the_last_one_ended_is_another_one() -> None:
+    rows = counter(6)
+    rows.last[2] = True
+    episodes = Episodes.of(rows)
+    assert episodes.steps.tolist() == [3, 3]
+    assert episodes.first.all()
+
+
 def test_shuffled_rows_are_refused() -> None:
     rows = counter(30, 30)
     order = th.randperm(60, generator=torch_generator(0))
