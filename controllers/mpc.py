@@ -95,7 +95,9 @@ class MPCPolicy(Generic[S]):
             )
         self.episode_steps = None if episode_steps is None else at_least("episode_steps", episode_steps)
         self.proposals, self.seed, self.objective = proposals, seed, objective
-        self.observation_space, self.action_space = model.observation_space, model.action_space
+        # Of a latent model the environment shows the sensors; what the model calls its observations are features.
+        self.observation_space = model.sensor_space if isinstance(model, LatentModel) else model.observation_space
+        self.action_space = model.action_space
         self.codec = ActionCodec(model.action_space)
         self.last_plan: Plan | None = None
         self.last_problem: PlanningProblem[S] | None = None

@@ -5,6 +5,7 @@ from mbrl_wrappers.branch_gate import BranchGate, GateConfig
 from mbrl_wrappers.envs import ModelEnv, ModelVectorEnv, UniformStarts
 from mbrl_wrappers.envs.registration import register_envs
 from mbrl_wrappers.fitting import FitReport
+from mbrl_wrappers.latent import LatentOptions, LatentStateSpaceModel
 from mbrl_wrappers.models.cloned_env import ClonedEnvModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
@@ -37,6 +38,8 @@ __all__ = [
     "FunctionModel",
     "GateConfig",
     "LatentModel",
+    "LatentOptions",
+    "LatentStateSpaceModel",
     "Limits",
     "ModelEnv",
     "ModelVectorEnv",

@@ -305,14 +305,30 @@ class BoundModel(Protocol):
 
 @runtime_checkable
 class LatentModel(DynamicsModel[S], Protocol[S]):
-    """A model whose state is a belief that filters observations."""
+    """A model whose state is a belief that filters what the environment shows, its sensor readings.
+
+    The ``observation_space`` of such a model is that of its features: what an agent sees of a belief.
+    """
+
+    @property
+    def sensor_space(self) -> spaces.Box:
+        """The environment's observation space; its shape is ``(O,)``."""
+        ...
+
+    def features(self, state: S) -> Tensor:
+        """What an agent sees of each row, ``(B, F)``; ``reset`` turns it back into a state to step from."""
+        ...
+
+    def decode(self, state: S) -> Tensor:
+        """The sensor readings ``(B, O)`` to expect."""
+        ...
 
     def initial(self, batch: int) -> S:
         """The belief before anything was observed, ``batch`` rows."""
         ...
 
     def observe(self, state: S, action: Tensor, obs: Tensor, first: Tensor, *, generator: Generator) -> S:
-        """Filter: the belief after ``action (B, A)`` and then ``obs (B, O)``; ``first (B,)`` rows start anew."""
+        """Filter: the belief after ``action (B, A)`` and readings ``obs (B, O)``; ``first (B,)`` rows start anew."""
         ...
 
 

@@ -16,7 +16,7 @@ from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
 from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
 from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
-from mbrl_wrappers.storage.stored_functions import describe_function, restore_function
+from mbrl_wrappers.storage.stored_functions import describe_function, restored_head
 from mbrl_wrappers.types import Prediction, RewardFn, TerminationFn
 
 # Rows of one pass through the elementwise operations around the network: their intermediates stay in cache.
@@ -318,22 +318,11 @@ class EnsembleDynamics(GaussianEnsemble):
             hidden=config["hidden"],
             propagation=config["propagation"],
             options=EnsembleOptions(**config["options"]),
-            reward_fn=_restored("reward_fn", config["reward"], reward_fn),
-            termination_fn=_restored("termination_fn", config["termination"], termination_fn),
+            reward_fn=restored_head("reward_fn", config["reward"], reward_fn),
+            termination_fn=restored_head("termination_fn", config["termination"], termination_fn),
             device=device,
         )
         model.load_state_dict(tensors)
         if not ((model.elites >= 0) & (model.elites < model.num_members)).all():
             raise ValueError(f"The file names members {model.elites.tolist()} of {model.num_members}: it is damaged.")
         return model
-
-
-def _restored(argument: str, described: Any, given: Any) -> Any:
-    """The function to use: learned heads stay learned, one passed by the caller wins over the stored one."""
-    if described is None:
-        if given is not None:
-            raise ValueError(
-                f"This model was saved with a learned head in place of {argument}; it cannot take one now."
-            )
-        return None
-    return given if given is not None else restore_function(described)

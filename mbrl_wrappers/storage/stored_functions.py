@@ -90,6 +90,26 @@ def restore_function(described: dict[str, Any] | None) -> Callable[..., Any] | N
     return function
 
 
+def restored_head(argument: str, described: dict[str, Any] | None, given: Any) -> Any:
+    """The function that a model uses in place of a learned head; None where the head is learned.
+
+    Args:
+        argument: how the model's class names it.
+        described: by :func:`describe_function`; None where the head was learned.
+        given: by whoever loads the file, which wins over the stored one.
+
+    Raises:
+        ValueError: if a function is given to a model that was saved with a learned head.
+    """
+    if described is None:
+        if given is not None:
+            raise ValueError(
+                f"This model was saved with a learned head in place of {argument}; it cannot take one now."
+            )
+        return None
+    return given if given is not None else restore_function(described)
+
+
 def is_registered(function: object) -> bool:
     """Whether ``function`` can be stored by its name and constants."""
     return _FUNCTIONS.get(type(function).__name__) is type(function)

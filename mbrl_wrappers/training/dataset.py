@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch as th
 from torch import Generator, Tensor
 
-from mbrl_wrappers.models.gaussian_ensemble import GaussianEnsemble
 from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.types import Transitions
 
@@ -20,6 +19,35 @@ SMALLEST_SHARE = 0.25
 
 # Scaled actions may leave [-1, 1] by the rounding of bounds in float32.
 ACTION_TOLERANCE = 1e-3
+
+
+class FittedModel(Protocol):
+    """What a check of rows asks of the model that learns from them."""
+
+    @property
+    def obs_size(self) -> int:
+        """``O``."""
+        ...
+
+    @property
+    def action_size(self) -> int:
+        """``A``."""
+        ...
+
+    @property
+    def action_bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Lowest and highest model action, each ``(A,)``, where they are known."""
+        ...
+
+    @property
+    def device(self) -> th.device:
+        """Where the weights live."""
+        ...
+
+    @property
+    def dtype(self) -> th.dtype:
+        """That of the weights."""
+        ...
 
 
 class Split(NamedTuple):
@@ -77,7 +105,7 @@ def shuffled_batches(rows: Tensor, batch_size: int, *, generator: Generator) -> 
     yield from rows.gather(1, order).split(batch_size, dim=1)
 
 
-def training_rows(transitions: Transitions, model: GaussianEnsemble) -> Transitions:
+def training_rows(transitions: Transitions, model: FittedModel) -> Transitions:
     """The rows as ``model`` learns from them, on its device: numbers float32, flags bool.
 
     Observations stay float64 where float32 would lose their changes.
@@ -128,7 +156,7 @@ def _check_numbers(rows: Transitions) -> None:
             )
 
 
-def _check_actions(action: Tensor, model: GaussianEnsemble) -> None:
+def _check_actions(action: Tensor, model: FittedModel) -> None:
     """Refuse rows that hold actions of the environment, which would be scaled once too few."""
     bounds = model.action_bounds
     if bounds is None:

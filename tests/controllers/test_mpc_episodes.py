@@ -137,6 +137,7 @@ class CartBelief:
     """The exact filter of :class:`Cart`: the velocity begins at zero and adds up the actions."""
 
     observation_space, action_space, device = SCALAR, Cart.action_space, th.device("cpu")
+    sensor_space = SCALAR
     exact = True
 
     def __init__(self) -> None:
@@ -149,6 +150,12 @@ class CartBelief:
         obs = state.obs + state.velocity
         following = Belief(obs, state.velocity + 0.5 * action)
         return following, Prediction(obs, -obs[:, 0].abs(), obs[:, 0].abs() > 1)
+
+    def features(self, state: Belief) -> Tensor:
+        return th.cat([state.obs, state.velocity], 1)
+
+    def decode(self, state: Belief) -> Tensor:
+        return state.obs
 
     def initial(self, batch: int) -> Belief:
         return Belief(th.zeros(batch, 1), th.zeros(batch, 1))

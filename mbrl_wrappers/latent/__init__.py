@@ -1,0 +1,9 @@
+"""Latent state-space models: learned states for environments whose observations do not show the state."""
+
+from mbrl_wrappers.latent.elbo import ElboOptions
+from mbrl_wrappers.latent.model import LatentStateSpaceModel
+from mbrl_wrappers.latent.options import LatentOptions
+from mbrl_wrappers.latent.sequences import SequenceBatch
+from mbrl_wrappers.latent.state import LatentState
+
+__all__ = ["ElboOptions", "LatentOptions", "LatentState", "LatentStateSpaceModel", "SequenceBatch"]
