@@ -41,7 +41,7 @@ class RunCheckpoint(BaseCallback):
         checkpoint = RunCheckpoint("run", every=1000)
         callbacks = [DynaCallback(), checkpoint]
         done = checkpoint.restore(agent, callbacks)  # 0 for a new folder
-        agent.learn(20_000 - done, callback=callbacks, reset_num_timesteps=False)
+        agent.learn(20_000 - done, callback=callbacks, reset_num_timesteps=not done)
 
     Build agent, environments and callbacks as at the start of the run; ``restore`` then takes them to the newest
     checkpoint that is whole. It saves at the start of a rollout, after the agent's updates: with a ``train_freq`` of an
@@ -70,7 +70,7 @@ class RunCheckpoint(BaseCallback):
         self._also: dict[str, Stateful] = {}
         self._late: Mapping[str, Any] | None = None
         self._restored_to: BaseAlgorithm | None = None
-        self._rows_before = self._calls_before = 0
+        self._rows_before = self._calls_before = self._tried_at = 0
 
     def restore(self, agent: BaseAlgorithm, callbacks: Callbacks, *, also: Mapping[str, Stateful] | None = None) -> int:
         """Take ``agent`` and ``callbacks`` to the newest checkpoint; the real steps that it has.
@@ -81,8 +81,8 @@ class RunCheckpoint(BaseCallback):
             also: whatever else of the run holds state, by name.
 
         Returns:
-            The real steps taken until the checkpoint, 0 if there is none. Pass the others to ``learn()`` with
-            ``reset_num_timesteps=False``.
+            The real steps taken until the checkpoint, 0 if there is none. Pass the others to ``learn()``, with
+            ``reset_num_timesteps=False`` if there is one.
 
         Raises:
             ValueError: if the checkpoint is of another run, all are damaged, or another process writes to the folder.
@@ -146,6 +146,15 @@ class RunCheckpoint(BaseCallback):
             print(f"[checkpoint] step {step}: {path}")
         return path
 
+    def save_or_warn(self) -> bool:
+        """Save now, or say why the disk does not take it, so that the run can go on; whether it was saved."""
+        try:
+            self.save()
+        except OSError as error:
+            warnings.warn(f"{error.strerror or error}. The run goes on without.", stacklevel=2)
+            return False
+        return True
+
     # --- SB3's hooks ------------------------------------------------------------------------------------------------
 
     def _on_training_start(self) -> None:
@@ -170,16 +179,16 @@ class RunCheckpoint(BaseCallback):
             )
         if self._late is None:
             self._rows_before, self._calls_before = _rows_in_buffer(self.model), self.n_calls
-        if self.saved_at is None:
-            self.saved_at = self.num_timesteps - self.num_timesteps % self.every
+        self._tried_at = self.model.num_timesteps
         self._try()
 
     def _on_rollout_start(self) -> None:
         if self._late is not None:
             load_late_state(self.model, self._late)
             self._late = None
-        elif self.model.num_timesteps // self.every > (self.saved_at or 0) // self.every:
-            self.save()
+        elif self.model.num_timesteps // self.every > self._tried_at // self.every:
+            self._tried_at = self.model.num_timesteps
+            self.save_or_warn()
 
     def _on_step(self) -> bool:
         return True

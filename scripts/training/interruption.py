@@ -64,8 +64,8 @@ class StopOnSignal(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.received is not None and self.checkpoint is not None:
-            if self.checkpoint.saved_at != self.model.num_timesteps:
-                self.checkpoint.save()
+            if (self.checkpoint.saved_at or 0) != self.model.num_timesteps:
+                self.checkpoint.save_or_warn()
             self._saved = True
             if self.raises:
                 raise TrainingStopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -233,3 +234,20 @@ def test_a_child_of_another_callback_is_refused(tmp_path: Path) -> None:
     agent, _ = tqc_with_gsde_and_no_model()
     with pytest.raises(ValueError, match="never forwards the start of a rollout"):
         agent.learn(10, callback=EveryNTimesteps(5, RunCheckpoint(tmp_path)))
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, callbacks = tqc_with_gsde_and_no_model()
+    checkpoint = RunCheckpoint(tmp_path, every=20)
+    whole = checkpoint.checkpoints.save
+
+    def save(step: int, *args: Any, **kwargs: Any) -> Path:
+        if 40 <= step < 60:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(step, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint.checkpoints, "save", save)
+    with pytest.warns(UserWarning, match="No space left on device. The run goes on without") as said:
+        agent.learn(70, callback=[*callbacks, checkpoint])
+    assert len([each for each in said if "No space" in str(each.message)]) == 1
+    assert (checkpoint.checkpoints.steps(), agent.num_timesteps) == ([20, 60], 70)

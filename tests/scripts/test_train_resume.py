@@ -189,7 +189,7 @@ def kill_at_random(running: subprocess.Popen[str], checkpoints: Path, rng: np.ra
     if kind == "starting":
         time.sleep(rng.uniform(0, 5))
     elif kind == "saving":
-        after = rng.integers(3)  # how many checkpoints it may finish before
+        after = rng.integers(2)  # how many checkpoints it may finish before
         while running.poll() is None and not (
             any(checkpoints.glob(".unfinished-*")) and len(set(checkpoints.glob("*-step-*")) - there) >= after
         ):
@@ -209,9 +209,8 @@ def assert_kills_leave_no_trace(tmp_path: Path, argv: list[str], kills: int) -> 
     rng = np.random.default_rng(kills)
     assert main([*argv, "-f", str(tmp_path / "whole")]) == 0
     words = [*argv, "-f", str(tmp_path / "killed"), "--resume", "auto"]
-    killed = 0
+    killed, folder = 0, tmp_path / "killed" / "sac" / "Pendulum-v1_1"
     for _ in range(kills):
-        folder = next(iter((tmp_path / "killed").glob("*/*_1")), tmp_path / "none")
         killed += kill_at_random(process(words), folder / "checkpoints", rng)
     last = process(words)
     output = last.communicate()[0]
@@ -222,7 +221,7 @@ def assert_kills_leave_no_trace(tmp_path: Path, argv: list[str], kills: int) -> 
 
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_at_random_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    assert assert_kills_leave_no_trace(tmp_path, arguments(steps=90, every=5), 3) >= 2
+    assert assert_kills_leave_no_trace(tmp_path, arguments(steps=90, every=5), 3) == 3
 
 
 @pytest.mark.slow
