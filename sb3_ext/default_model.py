@@ -10,7 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.training import FitConfig, Trainer
+from mbrl_wrappers.models.local_linear import LocalLinearModel
+from mbrl_wrappers.training import FitConfig, LocalLinearConfig, LocalLinearTrainer, Trainer
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.known_functions import known_functions
 
@@ -73,6 +74,8 @@ DEFAULT_FIT = FitConfig(max_gradient_steps=500)
 
 def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrainer | None:
     """A trainer for a learned model; None for one that needs no fitting (a function, a simulator)."""
+    if isinstance(dynamics, LocalLinearModel):
+        return LocalLinearTrainer(dynamics, LocalLinearConfig(seed=seed))
     return Trainer(dynamics, DEFAULT_FIT, seed=seed) if isinstance(dynamics, EnsembleDynamics) else None
 
 
