@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -45,6 +46,9 @@ from sb3_ext.model_log import record_fit, record_rollout
 from sb3_ext.model_user import ModelUser
 from sb3_ext.resume_checks import warn_if_rows_are_missing, warn_if_the_model_is_not_saved
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
+
+NEVER = sys.maxsize
+"""A step that is not reached: when a process with rate 0 is due."""
 
 _COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "compared", "fit_seconds", "rollout_seconds")
 
@@ -183,6 +187,10 @@ class DynaCallback(BaseCallback):
             self._next_fit = now
         if not (goes_on and now <= self._next_rollout <= now + self.config.rollout_freq):
             self._next_rollout = now
+        if not self.config.model_train_freq:
+            self._next_fit = NEVER
+        if not self.config.rollout_freq:
+            self._next_rollout = NEVER
         self._compared = self._compared and self._agent is self.model
         self._agent, self._resumed = self.model, False
 
@@ -198,7 +206,7 @@ class DynaCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         steps, buffer = self.model.num_timesteps, mixed_buffer(self.model)
         buffer.synthetic.expire(buffer.real_steps - self.config.retain_steps)
-        if steps < self._next_fit and steps < self._next_rollout:
+        if (steps < self._next_fit and steps < self._next_rollout) or not self.config.uses_model(steps):
             return
         if steps < self._off_policy.learning_starts or buffer.num_real < self.config.min_real_rows:
             return
@@ -216,7 +224,7 @@ class DynaCallback(BaseCallback):
             self._next_rollout = steps + self.config.rollout_freq
 
     def _on_training_end(self) -> None:
-        if self.trainer is not None and self._fits == 0:
+        if self.trainer is not None and self._fits == 0 and self.config.model_train_freq:
             warnings.warn(
                 f"The model was never fitted in {self.num_timesteps} steps, so the agent had none. The first "
                 f"fit comes after the agent's learning_starts ({self._off_policy.learning_starts}) and "
