@@ -47,6 +47,9 @@ class DynaConfig:
         gate: ends branches where the members of the model disagree; None believes every prediction inside the limits.
         until: real steps after which the model is neither fitted nor rolled out, so that batches are all real once the
             last imagined rows are ``retain_steps`` old (MBA switches imagination off); None never ends.
+        max_staleness: lets fits run in a process beside the agent, which goes on with the model that it has for so many
+            real steps at most before it waits; rollouts wait for the first fit. 0 gives the results of fits in
+            sequence, which is what None means.
         agent: rates of the agent's own processes; None leaves them to the agent.
     """
 
@@ -60,6 +63,7 @@ class DynaConfig:
     policy_noise_std: float = 0.1
     gate: GateConfig | None = None
     until: int | None = None
+    max_staleness: int | None = None
     agent: AgentRates | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ class DynaConfig:
             at_least(name, getattr(self, name))
         if self.agent is not None and not isinstance(self.agent, AgentRates):
             raise TypeError(f"agent must be AgentRates(gradient_steps=...), got {type(self.agent).__name__}.")
+        if self.max_staleness is not None:
+            at_least("max_staleness", self.max_staleness, 0)
         if self.until is not None:
             at_least("until", self.until)
         at_least("min_real_rows", self.min_real_rows, FEWEST_REAL_ROWS)
