@@ -17,7 +17,16 @@ from torch import Tensor
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.fitting import FitReport
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.training.background_worker import ROW_IDS, ROWS, WEIGHTS, FitMessage, prefixed, receive, send
+from mbrl_wrappers.training.background_worker import (
+    ROW_IDS,
+    ROWS,
+    WEIGHTS,
+    FitMessage,
+    prefixed,
+    receive,
+    send,
+    with_tuples,
+)
 from mbrl_wrappers.training.trainer import FitConfig
 from mbrl_wrappers.types import Transitions
 
@@ -50,6 +59,10 @@ class BackgroundTrainer:
         ValueError: for no threads.
     """
 
+    _process: subprocess.Popen[bytes] | None = None
+    _connection: Connection | None = None
+    _request: Callable[[], None] | None = None
+
     def __init__(
         self, model: EnsembleDynamics, config: FitConfig | None = None, *, seed: int = 0, threads: int = 1
     ) -> None:
@@ -60,9 +73,6 @@ class BackgroundTrainer:
         self.seed, self.threads = seed, at_least("threads", threads)
         self.replaced = 0
         self._lost_now = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._request: Callable[[], None] | None = None
 
     @property
     def fitting(self) -> bool:
@@ -148,8 +158,7 @@ class BackgroundTrainer:
             kind = {"ValueError": ValueError, "TypeError": TypeError}.get(answer.head["type"], RuntimeError)
             raise kind(answer.head["error"])
         self.model.load_state_dict(answer.tensors)
-        report = answer.head["report"]
-        return FitReport(**{key: tuple(value) if isinstance(value, list) else value for key, value in report.items()})
+        return FitReport(**with_tuples(answer.head["report"]))
 
     def _ask(self) -> None:
         assert self._request is not None

@@ -56,13 +56,17 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
+def with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """``fields`` of a dataclass from JSON, whose lists were tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
 def serve(connection: Connection) -> None:
     """Fit whenever asked, until the other side is gone. The optimiser's moments stay here from fit to fit."""
     first = receive(connection)
     th.set_num_threads(first.head["threads"])
     model = _copy(first)
-    config = {key: tuple(value) if isinstance(value, list) else value for key, value in first.head["fit"].items()}
-    trainer = Trainer(model, FitConfig(**config), seed=first.head["seed"])
+    trainer = Trainer(model, FitConfig(**with_tuples(first.head["fit"])), seed=first.head["seed"])
     while True:
         try:
             request = receive(connection)

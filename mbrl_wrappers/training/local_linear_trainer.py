@@ -137,7 +137,8 @@ class _Rows:
 
 def _columns(transitions: Transitions, times: Tensor, index: Tensor) -> _Rows:
     columns = (transitions.obs, transitions.action, transitions.reward, transitions.next_obs)
-    return _Rows(*(column.cpu()[index].double() for column in columns), times[index])
+    obs, action, reward, next_obs = (column.cpu()[index].double() for column in columns)
+    return _Rows(obs, action, reward, next_obs, times[index])
 
 
 def episode_times(last: Tensor) -> Tensor:

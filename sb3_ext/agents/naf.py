@@ -127,7 +127,7 @@ class NAF(OffPolicyAlgorithm):
             loss = mse_loss(self.q_net.action_value(batch.observations, batch.actions), target.squeeze(1))
             losses.append(loss.item())
             self.policy.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1

@@ -63,6 +63,7 @@ class NAFNetwork(BaseModel):
 
     def parts(self, obs: PyTorchObs) -> QuadraticParts:
         """The three outputs for ``obs (B, O)``."""
+        assert self.features_extractor is not None
         shared = self.shared(self.extract_features(obs, self.features_extractor))
         mean = self.mean_head(shared)
         size = self.action_size
@@ -132,7 +133,8 @@ class NAFPolicy(BasePolicy):
         self.q_net, self.q_net_target = self._network(), self._network()
         self.q_net_target.load_state_dict(self.q_net.state_dict())
         self.q_net_target.set_training_mode(False)
-        self.optimizer = self.optimizer_class(self.q_net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        optimizer: Any = self.optimizer_class
+        self.optimizer = optimizer(self.q_net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def _network(self) -> NAFNetwork:
         assert isinstance(self.action_space, spaces.Box)

@@ -61,12 +61,12 @@ class ValueExpansion(OffPolicyAlgorithm):
         if config is not None and not isinstance(config, ExpansionConfig):
             raise TypeError(f"config must be ExpansionConfig(horizon=...), got {type(config).__name__}.")
         self.config = config or ExpansionConfig()
-        super().__init__(policy, env, **({"replay_buffer_class": MixedReplayBuffer} | kwargs))  # type: ignore[arg-type]
+        super().__init__(policy, env, **({"replay_buffer_class": MixedReplayBuffer} | kwargs))
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        critics = self.policy.critic.n_critics  # type: ignore[union-attr]
-        if self.rule == "steve" and critics < 2:
+        policy: Any = self.policy
+        if self.rule == "steve" and policy.critic.n_critics < 2:
             raise ValueError(
                 f"{type(self).__name__} weighs targets by how much critics disagree, and there is one: "
                 "policy_kwargs=dict(n_critics=2), or more."
@@ -139,14 +139,14 @@ class ValueExpansion(OffPolicyAlgorithm):
 
     def _critic_step(self, batch: ReplayBufferSamples, expanded: ExpandedValues, share: float) -> float:
         """Regress all critics on real and imagined rows; ``share`` of the sum of their mean squared errors."""
-        critic: Any = self.policy.critic  # type: ignore[union-attr]
+        critic: Any = self.policy.critic
         real = batch.rewards + (1 - batch.dones) * self.gamma * expanded.value[:, None]
         obs, action, target = batch.observations, batch.actions, real
         if len(expanded.rows.target):
             obs = th.cat([obs, expanded.rows.obs.to(obs.dtype)])
             action = th.cat([action, expanded.rows.action])
             target = th.cat([target, expanded.rows.target[:, None]])
-        loss = share * sum(mse_loss(current, target) for current in critic(obs, action))
+        loss: Any = share * sum(mse_loss(current, target) for current in critic(obs, action))
         critic.optimizer.zero_grad()
         loss.backward()
         critic.optimizer.step()

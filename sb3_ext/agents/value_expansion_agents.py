@@ -56,12 +56,13 @@ class ExpandedSAC(ValueExpansion, SAC):
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
             losses["ent_coef"].append(self.ent_coef_tensor.item())
             return self.ent_coef_tensor
+        assert isinstance(self.target_entropy, float)
         alpha = th.exp(self.log_ent_coef.detach())
         loss = -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean()
         losses["ent_coef"].append(alpha.item())
         losses["ent_coef_loss"].append(loss.item())
         self.ent_coef_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.ent_coef_optimizer.step()
         return alpha
 

@@ -106,7 +106,8 @@ def steve(
     soft = softened(unrolled, alpha)
 
     def per_member(found: Tensor) -> Tensor:  # (H + 1, B K) to (H + 1, K, B)
-        return found.unflatten(1, (-1, members)).transpose(1, 2)
+        split: Tensor = found.unflatten(1, (-1, members))
+        return split.transpose(1, 2)
 
     candidates = th.cat([per_member(expansions(soft, critic, discount=discount)) for critic in values], 1)
     weights = inverse_variance_mean(candidates).weights

@@ -43,11 +43,19 @@ def small(seed: int = 0) -> EnsembleDynamics:
     )
 
 
-@pytest.fixture
-def background() -> Iterator[BackgroundTrainer]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[BackgroundTrainer]:
     trainer = BackgroundTrainer(small(), QUICK, seed=5)
     yield trainer
     trainer.close()
+
+
+@pytest.fixture
+def background(running: BackgroundTrainer) -> BackgroundTrainer:
+    """A trainer with the first weights; its process takes a second to start, so it is that of the test before."""
+    running.model.load_state_dict(small().state_dict())
+    running.replaced = 0
+    return running
 
 
 def same(first: EnsembleDynamics, second: EnsembleDynamics) -> bool:
@@ -56,6 +64,7 @@ def same(first: EnsembleDynamics, second: EnsembleDynamics) -> bool:
 
 
 def test_two_fits_beside_equal_two_fits_in_place(background: BackgroundTrainer) -> None:
+    background.close()  # a process of its own, with a new optimiser
     model = small()
     trainer = Trainer(model, QUICK, seed=5)
     for rows, cap in ((recorded(100), None), (recorded(200), 4)):
