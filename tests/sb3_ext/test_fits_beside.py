@@ -15,7 +15,7 @@ from sb3_ext import DynaCallback
 from sb3_ext.agents import MVESAC
 from tests.sb3_ext.dyna_agents import SMALL, make_agent, oracle_env, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:The learned termination")
+pytestmark = [pytest.mark.filterwarnings("ignore:The learned termination"), pytest.mark.timeout(300)]
 FIT = FitConfig(max_epochs=2, batch_size=16)
 
 

@@ -15,6 +15,7 @@ from mbrl_wrappers import EnsembleDynamics, FitConfig, FunctionModel, Trainer, T
 from mbrl_wrappers.training import BackgroundTrainer
 from tests.oracle import OracleEnv, oracle_reward, oracle_step
 
+pytestmark = pytest.mark.timeout(300)  # a process has to import torch first
 QUICK = FitConfig(max_epochs=3, batch_size=32)
 
 
