@@ -12,14 +12,13 @@ from stable_baselines3 import SAC, TD3
 from mbrl_wrappers import EnsembleDynamics, FitConfig, Trainer
 from sb3_ext import DynaCallback, DynaConfig, MixedReplayBuffer
 from sb3_ext.agent_rates import AgentRates, FiveRates
-from sb3_ext.agents.naf import NAF
-from sb3_ext.agents.value_expansion_agents import MVESAC
+from sb3_ext.agents import MVESAC, NAF, DoubleHorizon
 from sb3_ext.dyna_config import Preset
 from tests.oracle import oracle_model
 from tests.sb3_ext.dyna_agents import make_agent, oracle_env
 
 PRESETS = ["sac", "mbpo", "mba", "mve"]
-AGENTS: dict[str, Any] = {"sac": SAC, "mbpo": SAC, "mba": NAF, "mve": MVESAC}
+AGENTS: dict[str, Any] = {"sac": SAC, "mbpo": SAC, "mba": NAF, "mve": MVESAC, "double-horizon": DoubleHorizon}
 STARTS = 20
 pytestmark = pytest.mark.filterwarnings("ignore:The learned termination", "ignore:The model was never fitted")
 
@@ -95,7 +94,7 @@ def test_collecting_regression_and_target_updates(name: str, monkeypatch: pytest
     assert counts["polyak"] == networks * 10 * rates.target_updates
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", get_args(Preset))
 def test_model_fits_and_rollouts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DynaConfig.preset(name)  # type: ignore[arg-type]
     counts = counted(name, 1230, monkeypatch, update=False)  # the first fit comes at 250 real rows
