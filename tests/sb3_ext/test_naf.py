@@ -142,6 +142,8 @@ def test_it_learns_with_a_model_saves_loads_and_goes_on(tmp_path: Path) -> None:
     assert np.array_equal(loaded.predict(obs, deterministic=True)[0], action)
     assert (action >= LOW).all()
     assert (action <= HIGH).all()
+    agent.save_replay_buffer(tmp_path / "buffer.pkl")
+    loaded.load_replay_buffer(tmp_path / "buffer.pkl")
     loaded.learn(40, callback=small_callback(oracle_env()), reset_num_timesteps=False)
     assert not th.equal(weights(loaded), weights(agent))
     same = agent.policy.__class__.load  # a policy alone goes through a file too

@@ -175,6 +175,8 @@ def test_saved_loaded_and_continued(cls: type[Any], tmp_path: Path) -> None:
     assert th.equal(weights(loaded), weights(agent))
     obs = np.zeros((4, 3), np.float32)
     assert np.array_equal(loaded.predict(obs, deterministic=True)[0], agent.predict(obs, deterministic=True)[0])
+    agent.save_replay_buffer(tmp_path / "buffer.pkl")
+    loaded.load_replay_buffer(tmp_path / "buffer.pkl")
     loaded.learn(40, callback=small_callback(oracle_env()), reset_num_timesteps=False)
     assert loaded.num_timesteps == 80
     assert loaded.dynamics is not None
