@@ -10,6 +10,7 @@ from mbrl_wrappers.models.cloned_env import ClonedEnvModel
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.models.function import FunctionModel
 from mbrl_wrappers.models.gaussian_ensemble import EnsembleOptions
+from mbrl_wrappers.models.local_linear import LocalLinearModel
 from mbrl_wrappers.models.mujoco import MujocoModel
 from mbrl_wrappers.models.tabular import TabularModel
 from mbrl_wrappers.models.with_reward import WithReward
@@ -20,7 +21,7 @@ from mbrl_wrappers.spaces import ActionCodec
 from mbrl_wrappers.storage.checkpoint import load, save
 from mbrl_wrappers.tabular_data import TabularTransitions
 from mbrl_wrappers.tasks.mazes import register_mazes
-from mbrl_wrappers.training import FitConfig, Trainer
+from mbrl_wrappers.training import FitConfig, LocalLinearTrainer, Trainer
 from mbrl_wrappers.types import DynamicsModel, LatentModel, Limits, Prediction, RolloutPolicy, Transitions
 from mbrl_wrappers.unroll import Unrolled, unroll
 
@@ -41,6 +42,8 @@ __all__ = [
     "LatentOptions",
     "LatentStateSpaceModel",
     "Limits",
+    "LocalLinearModel",
+    "LocalLinearTrainer",
     "ModelEnv",
     "ModelVectorEnv",
     "MujocoModel",

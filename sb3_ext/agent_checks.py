@@ -8,6 +8,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mbrl_wrappers.spaces import check_observation_space
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.dyna_config import DynaConfig
+from sb3_ext.model_user import ModelUser
 
 
 def mixed_buffer(agent: object) -> MixedReplayBuffer:
@@ -49,6 +50,15 @@ def check_agent(agent: object, config: DynaConfig) -> None:
         )
     buffer = mixed_buffer(agent)
     _check_buffer(buffer, agent, config)
+    if config.agent is not None:
+        config.agent.check(agent, buffer)
+    if isinstance(agent, ModelUser) and not config.model_train_freq:
+        raise ValueError(f"model_train_freq=0 leaves {type(agent).__name__} without a model: give a number of steps.")
+    if isinstance(agent, ModelUser) and config.until is not None:
+        raise ValueError(
+            f"{type(agent).__name__} uses the model in its own update, which DynaConfig.until would leave with a model "
+            "that nobody fits any more: leave until at None."
+        )
     if getattr(agent, "use_sde", False):
         raise ValueError(
             "use_sde=True is not supported: gSDE draws one exploration matrix for all rows of a batch, so every "
@@ -78,7 +88,8 @@ def _check_buffer(buffer: MixedReplayBuffer, agent: OffPolicyAlgorithm, config: 
         )
     needed = buffer.fewest_synthetic(agent.batch_size)
     most = min(config.rollouts_per_step * config.retain_steps * config.longest, buffer.synthetic_size)
-    if most < needed and buffer.real_ratio < 1:
+    imagines = config.rollout_freq > 0 and not isinstance(agent, ModelUser)
+    if most < needed and buffer.real_ratio < 1 and imagines:
         raise ValueError(
             f"Batches take no imagined rows until {needed} are stored, and there are never more than {most}: raise "
             "DynaConfig.rollouts_per_step or retain_steps, or the buffer's synthetic_size, or lower the agent's "

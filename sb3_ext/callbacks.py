@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -28,9 +29,10 @@ from mbrl_wrappers.seeding import (
     torch_stream_state,
 )
 from mbrl_wrappers.states import StateDict, require_keys
-from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn
+from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn, Transitions
 from sb3_ext.agent_checks import check_agent, mixed_buffer
 from sb3_ext.agent_policy import AgentPolicy
+from sb3_ext.background_fits import FitsBeside, fits_beside
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 from sb3_ext.dyna_config import DynaConfig
@@ -45,6 +47,9 @@ from sb3_ext.model_log import record_fit, record_rollout
 from sb3_ext.model_user import ModelUser
 from sb3_ext.resume_checks import warn_if_rows_are_missing, warn_if_the_model_is_not_saved
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
+
+NEVER = sys.maxsize
+"""A step that is not reached: when a process with rate 0 is due."""
 
 _COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "compared", "fit_seconds", "rollout_seconds")
 
@@ -76,7 +81,7 @@ class DynaCallback(BaseCallback):
     Attributes:
         dynamics: the model (built at training start when none was given).
         report: of the newest fit.
-        fit_seconds: wall time spent fitting so far.
+        fit_seconds: wall time spent fitting so far; of fits that run beside the agent, that spent waiting for them.
         rollout_seconds: wall time spent in rollouts so far.
 
     Raises:
@@ -124,6 +129,7 @@ class DynaCallback(BaseCallback):
         self._seed = seed
         self._streams: _Streams | None = None
         self._generator: th.Generator | None = None
+        self._beside: FitsBeside | None = None
         self._agent: object = None
         self._next_fit = self._next_rollout = 0
         self._last_round = 0
@@ -157,7 +163,9 @@ class DynaCallback(BaseCallback):
         if self._given_starts is not None:
             self._starts = start_sampler(self._given_starts, self.dynamics.observation_space.shape[0])
         if self.trainer is None:
-            self.trainer = default_trainer(self.dynamics, seed=self._streams.trainer_seed)
+            beside = self.config.max_staleness is not None
+            self.trainer = default_trainer(self.dynamics, seed=self._streams.trainer_seed, beside=beside)
+        self._beside = fits_beside(self.trainer, self.config.max_staleness)
         if self._generator is None:
             self._generator = torch_generator(self._streams.rollout_seed, self.dynamics.device)
         keep_terminal_observations(self.model.get_vec_normalize_env())
@@ -183,6 +191,10 @@ class DynaCallback(BaseCallback):
             self._next_fit = now
         if not (goes_on and now <= self._next_rollout <= now + self.config.rollout_freq):
             self._next_rollout = now
+        if not self.config.model_train_freq:
+            self._next_fit = NEVER
+        if not self.config.rollout_freq:
+            self._next_rollout = NEVER
         self._compared = self._compared and self._agent is self.model
         self._agent, self._resumed = self.model, False
 
@@ -198,25 +210,24 @@ class DynaCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         steps, buffer = self.model.num_timesteps, mixed_buffer(self.model)
         buffer.synthetic.expire(buffer.real_steps - self.config.retain_steps)
-        if steps < self._next_fit and steps < self._next_rollout:
+        self._take_fit(buffer)
+        if (steps < self._next_fit and steps < self._next_rollout) or not self.config.uses_model(steps):
             return
         if steps < self._off_policy.learning_starts or buffer.num_real < self.config.min_real_rows:
             return
         if not self._compared:
             self._compare_functions(buffer)
-        if steps >= self._next_fit:
+        if steps >= self._next_fit and (self._beside is None or self._beside.idle):
             self._fit(buffer)
             self._next_fit = steps + self.config.model_train_freq
-            if isinstance(self.model, ModelUser):
-                assert self.dynamics is not None
-                self.model.use_model(self.dynamics)
-        if steps >= self._next_rollout:
+        if steps >= self._next_rollout and (self._beside is None or self._fits > 0):
             if not isinstance(self.model, ModelUser):
                 self._roll_out(buffer)
             self._next_rollout = steps + self.config.rollout_freq
 
     def _on_training_end(self) -> None:
-        if self.trainer is not None and self._fits == 0:
+        self._take_fit(mixed_buffer(self.model), wait=True)
+        if self.trainer is not None and self._fits == 0 and self.config.model_train_freq:
             warnings.warn(
                 f"The model was never fitted in {self.num_timesteps} steps, so the agent had none. The first "
                 f"fit comes after the agent's learning_starts ({self._off_policy.learning_starts}) and "
@@ -232,18 +243,42 @@ class DynaCallback(BaseCallback):
         return self.model
 
     def _fit(self, buffer: MixedReplayBuffer) -> None:
+        """Fit the model, or start to; one that needs no fit is handed on as it is."""
         if self.trainer is None:
+            self._hand_over()
             return
         started = time.perf_counter()
         cap = self.config.first_fit_gradient_steps if self._fits == 0 else None
-        rows = buffer.real_transitions()
-        report = self.trainer.fit(rows, max_gradient_steps=cap, row_ids=buffer.row_ids())
+        rows, row_ids = buffer.real_transitions(), buffer.row_ids()
+        if self._beside is None:
+            self._fitted(self.trainer.fit(rows, max_gradient_steps=cap, row_ids=row_ids), rows, started)
+        else:
+            self._beside.start(rows, self.model.num_timesteps, cap=cap, row_ids=row_ids)
+            self._take_fit(buffer)
+
+    def _take_fit(self, buffer: MixedReplayBuffer, *, wait: bool = False) -> None:
+        """Take the result of a fit that ran beside, if there is one; wait for it where it is due."""
+        if self._beside is None:
+            return
+        started = time.perf_counter()
+        report = self._beside.finished(self.model.num_timesteps, self.logger, wait=wait)
+        if report is not None:
+            self._fitted(report, buffer.real_transitions(), started)
+
+    def _fitted(self, report: FitReport, rows: Transitions, started: float) -> None:
+        """The model was fitted: log it, and hand it on."""
         self.report = report
         if self._gate is not None:
             self._gate.calibrate(rows)
         self._fits += 1
         self.fit_seconds += time.perf_counter() - started
         self._log_fit(report)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if isinstance(self.model, ModelUser):
+            assert self.dynamics is not None
+            self.model.use_model(self.dynamics)
 
     def _roll_out(self, buffer: MixedReplayBuffer) -> None:
         assert self.dynamics is not None

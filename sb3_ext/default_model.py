@@ -10,7 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
-from mbrl_wrappers.training import FitConfig, Trainer
+from mbrl_wrappers.models.local_linear import LocalLinearModel
+from mbrl_wrappers.training import BackgroundTrainer, FitConfig, LocalLinearConfig, LocalLinearTrainer, Trainer
 from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.known_functions import known_functions
 
@@ -71,9 +72,19 @@ def build_default_dynamics(
 DEFAULT_FIT = FitConfig(max_gradient_steps=500)
 
 
-def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0) -> ModelTrainer | None:
-    """A trainer for a learned model; None for one that needs no fitting (a function, a simulator)."""
-    return Trainer(dynamics, DEFAULT_FIT, seed=seed) if isinstance(dynamics, EnsembleDynamics) else None
+def default_trainer(dynamics: DynamicsModel[Any], *, seed: int = 0, beside: bool = False) -> ModelTrainer | None:
+    """A trainer for a learned model; None for one that needs no fitting (a function, a simulator).
+
+    Args:
+        dynamics: the model.
+        seed: of holdouts and batches.
+        beside: fit an ensemble in a process of its own.
+    """
+    if isinstance(dynamics, LocalLinearModel):
+        return LocalLinearTrainer(dynamics, LocalLinearConfig(seed=seed))
+    if not isinstance(dynamics, EnsembleDynamics):
+        return None
+    return (BackgroundTrainer if beside else Trainer)(dynamics, DEFAULT_FIT, seed=seed)
 
 
 def check_pieces(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, NamedTuple, get_args
@@ -124,6 +125,18 @@ class EnsembleDynamics(GaussianEnsemble):
         self.propagation: Propagation = propagation
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
         self.to(resolve_device(device))
+
+    def with_propagation(self, propagation: Propagation) -> EnsembleDynamics:
+        """The same ensemble, with the same weights and statistics, whose rollouts follow members in another way.
+
+        Raises:
+            ValueError: for an unknown way.
+        """
+        if propagation not in get_args(Propagation):
+            raise ValueError(f"propagation must be one of {get_args(Propagation)}, got {propagation!r}.")
+        view = copy.copy(self)  # shares parameters and buffers, which fits change in place
+        view.propagation = propagation
+        return view
 
     @property
     def action_bounds(self) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,13 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "qrdqn": "sb3_contrib:QRDQN",
         "trpo": "sb3_contrib:TRPO",
         "dh": "sb3_ext.agents.double_horizon:DoubleHorizon",
+        "mve-sac": "sb3_ext.agents.value_expansion_agents:MVESAC",
+        "mve-td3": "sb3_ext.agents.value_expansion_agents:MVETD3",
+        "mve-ddpg": "sb3_ext.agents.value_expansion_agents:MVEDDPG",
+        "steve-sac": "sb3_ext.agents.value_expansion_agents:STEVESAC",
+        "steve-td3": "sb3_ext.agents.value_expansion_agents:STEVETD3",
+        "steve-ddpg": "sb3_ext.agents.value_expansion_agents:STEVEDDPG",
+        "naf": "sb3_ext.agents.naf:NAF",
     },
     "sbx": {
         "sac": "sbx:SAC",
@@ -40,6 +47,11 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "tqc": "sbx:TQC",
         "crossq": "sbx:CrossQ",
     },
+}
+_EXPANSION = ("mve-sac", "mve-td3", "mve-ddpg", "steve-sac", "steve-td3", "steve-ddpg")
+_CONFIGS = {
+    "dh": "sb3_ext.agents.double_horizon_config:DoubleHorizonConfig",
+    **dict.fromkeys(_EXPANSION, "sb3_ext.agents.value_expansion_config:ExpansionConfig"),
 }
 _EXTRAS = {"sb3_contrib": "contrib", "sbx": "sbx"}
 _SET_BY_TRAIN = ("self", "env", "policy", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model")
@@ -121,16 +133,16 @@ def action_noise(run: Mapping[str, Any], action_space: spaces.Space[Any]) -> Act
     return kinds[kind](np.zeros(action_space.shape), std * np.ones(action_space.shape))
 
 
-def readable_config(kwargs: Mapping[str, Any]) -> Any:
+def readable_config(kwargs: Mapping[str, Any], algo: str) -> Any:
     """The ``config`` block of an agent of this project as its dataclass.
 
     Raises:
         ValueError: for an unknown key or a number out of range.
     """
-    from sb3_ext.agents.double_horizon_config import DoubleHorizonConfig
-
-    check_keys(kwargs, [field.name for field in fields(DoubleHorizonConfig)], "the config block")
-    return DoubleHorizonConfig(**kwargs)
+    module, name = _CONFIGS[algo].split(":")
+    cls: type[Any] = getattr(import_module(module), name)
+    check_keys(kwargs, [field.name for field in fields(cls)], "the config block")
+    return cls(**kwargs)
 
 
 def readable_policy_kwargs(kwargs: Mapping[str, Any], backend: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
 
 BACKENDS = ("sb3", "sbx")
-ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo", "dh")
+MODEL_ONLY = ("dh", "mve-sac", "mve-td3", "mve-ddpg", "steve-sac", "steve-td3", "steve-ddpg")
+"""Agents whose update uses a model."""
+ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo", "naf", *MODEL_ONLY)
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class TrainArguments(LearningArguments):
         if self.eval_episodes < 1 or self.n_envs < 1:
             raise ValueError("--eval-episodes and --n-envs must be at least 1.")
         check_counts({"-n": self.n_timesteps, "--eval-freq": self.eval_freq, "--save-freq": self.save_freq})
-        if self.algo == "dh" and not self.model:
-            raise ValueError("dh trains inside a model: leave out --no-model, or take --algo sac.")
+        if self.algo in MODEL_ONLY and not self.model:
+            parent = self.algo.rpartition("-")[2] if "-" in self.algo else "sac"
+            raise ValueError(f"{self.algo} trains with a model: leave out --no-model, or take --algo {parent}.")
         if self.checkpoint_freq < -1:
             raise ValueError(f"--checkpoint-freq must be at least 1, 0 for none or -1, got {self.checkpoint_freq}.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:

@@ -72,7 +72,7 @@ class TrainingRun:
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = readable_policy_kwargs(kwargs["policy_kwargs"], self.args.backend)
         if "config" in kwargs:
-            kwargs["config"] = readable_config(kwargs["config"])
+            kwargs["config"] = readable_config(kwargs["config"], self.args.algo)
         noise = action_noise(self.config.run, env.action_space)
         if noise is not None:
             kwargs["action_noise"] = noise

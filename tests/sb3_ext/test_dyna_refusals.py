@@ -73,7 +73,7 @@ def test_contradictory_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="another model"):
         DynaCallback(oracle_model(env), trainer=small_callback(env).trainer)
     for kwargs in (
-        {"model_train_freq": 0},
+        {"model_train_freq": -1},
         {"model_train_freq": 250.5},
         {"rollouts_per_step": 0},
         {"rollout_length": 0},
