@@ -106,6 +106,6 @@ def check_sensors(observation_space: spaces.Space[Any], action_space: spaces.Spa
         )
     if action_space != model.action_space:
         raise ValueError(
-            f"The model takes the actions {model.action_space}, and the environment {action_space}: build the model for "
-            "this environment."
+            f"The model takes the actions {model.action_space}, and the environment {action_space}: build the model "
+            "for this environment."
         )

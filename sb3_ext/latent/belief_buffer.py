@@ -57,8 +57,8 @@ class BeliefReplayBuffer(MixedReplayBuffer):
         if model.observation_space != self.observation_space:
             raise ValueError(
                 f"The agent sees {self.observation_space}, and the features of the model are "
-                f"{model.observation_space}: give the environment's wrapper and the callback the same model in the same "
-                "form."
+                f"{model.observation_space}: give the environment's wrapper and the callback the same model in the "
+                "same form."
             )
         if model.posterior.keeps_inputs and self.window >= model.options.context:
             raise ValueError(
