@@ -3,6 +3,7 @@
 from mbrl_wrappers.latent.belief_env import BeliefObservation
 from mbrl_wrappers.latent.belief_tracker import BeliefTracker
 from mbrl_wrappers.latent.elbo import ElboOptions
+from mbrl_wrappers.latent.linear_gaussian import LinearGaussianModel
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
 from mbrl_wrappers.latent.options import LatentOptions
 from mbrl_wrappers.latent.sequences import SequenceBatch
@@ -15,5 +16,6 @@ __all__ = [
     "LatentOptions",
     "LatentState",
     "LatentStateSpaceModel",
+    "LinearGaussianModel",
     "SequenceBatch",
 ]

@@ -18,6 +18,9 @@ from mbrl_wrappers.types import LatentModel, S
 
 BoolArray = NDArray[np.bool_]
 
+_FOLLOW, _ANEW, _BEGIN = 0, 1, 2
+"""Streams of the draws at one step; a step may begin episodes more than once, each time with the next stream."""
+
 
 class FilteringModel(LatentModel[S], Protocol[S]):
     """A latent model that says what its sensors are and shows its belief as features."""
@@ -35,8 +38,8 @@ class FilteringModel(LatentModel[S], Protocol[S]):
 class BeliefTracker(Generic[S]):
     """The beliefs of ``N`` episodes under way, one row each.
 
-    No row depends on where another one ends or begins: draws come from a stream that is seeded anew by the count of
-    calls and are made for all rows, whoever needs them.
+    No row depends on where another one ends or begins: draws come from streams that are seeded anew at each step and
+    are made for all rows, whoever needs them.
 
     What the sensors showed since the beginning of each episode is kept. When the weights of the model have changed
     since a belief was computed, the belief is inferred anew from all of it before it is used, so that no belief mixes
@@ -72,7 +75,7 @@ class BeliefTracker(Generic[S]):
 
     def seed(self, seed: int) -> None:
         """Seed the draws of the filter."""
-        self._seed, self._calls = seed, 0
+        self._seed, self._steps, self._begins = seed, 0, 0
 
     def begin(self, rows: BoolArray, sensors: NDArray[Any]) -> None:
         """Start episodes in the ``rows (N,)`` with the readings ``sensors (N, O)``; other rows stay as they are."""
@@ -82,7 +85,8 @@ class BeliefTracker(Generic[S]):
             self._sensors[row], self._actions[row] = [seen[row]], []
         nothing = th.zeros(self.num_rows, self.codec.size, device=self.model.device)
         everywhere = th.ones(self.num_rows, dtype=th.bool, device=self.model.device)
-        fresh = self._observed(self.model.initial(self.num_rows), nothing, seen, everywhere)
+        fresh = self._observed(self.model.initial(self.num_rows), nothing, seen, everywhere, _BEGIN + self._begins)
+        self._begins += 1
         if self._belief is None or len(chosen) == self.num_rows:
             self._belief, self._version = fresh, weights_version(self.model)
         else:
@@ -96,7 +100,8 @@ class BeliefTracker(Generic[S]):
         self._keep_up()
         taken, seen = self.codec.from_env(actions).to(self.model.device), self._readings(sensors)
         nowhere = th.zeros(self.num_rows, dtype=th.bool, device=self.model.device)
-        self._belief = self._observed(self._belief, taken, seen, nowhere)
+        self._belief = self._observed(self._belief, taken, seen, nowhere, _FOLLOW)
+        self._steps, self._begins = self._steps + 1, 0
         for row in range(self.num_rows):
             self._sensors[row].append(seen[row])
             self._actions[row].append(taken[row])
@@ -126,9 +131,8 @@ class BeliefTracker(Generic[S]):
         # A copy: environments may write every observation into one array.
         return th.tensor(np.asarray(sensors), dtype=th.float32, device=self.model.device)
 
-    def _observed(self, belief: S, action: Tensor, sensors: Tensor, first: Tensor) -> S:
-        generator = torch_generator(seed_at(self._seed, self._calls), self.model.device)
-        self._calls += 1
+    def _observed(self, belief: S, action: Tensor, sensors: Tensor, first: Tensor, *draws: int) -> S:
+        generator = torch_generator(seed_at(self._seed, self._steps, *draws), self.model.device)
         return self.model.observe(belief, action, sensors, first, generator=generator)
 
     def _keep_up(self) -> None:
@@ -146,7 +150,7 @@ class BeliefTracker(Generic[S]):
             if time:
                 action = th.stack([self._actions[row][time - 1] for row in listed])
             first = th.full((len(rows),), time == 0, device=self.model.device)
-            belief = put_rows(belief, rows, self._observed(take_rows(belief, rows), action, seen, first))
+            belief = put_rows(belief, rows, self._observed(take_rows(belief, rows), action, seen, first, _ANEW, time))
         self._belief, self._version = belief, weights_version(self.model)
 
 
