@@ -80,6 +80,8 @@ class BeliefTracker(Generic[S]):
     def begin(self, rows: BoolArray, sensors: NDArray[Any]) -> None:
         """Start episodes in the ``rows (N,)`` with the readings ``sensors (N, O)``; other rows stay as they are."""
         chosen = np.flatnonzero(rows)
+        if not len(chosen):
+            return
         seen = self._readings(sensors)
         for row in chosen:
             self._sensors[row], self._actions[row] = [seen[row]], []
