@@ -6,10 +6,8 @@ import torch as th
 from torch import Generator, Tensor
 
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
-from mbrl_wrappers.latent.network import Inferred
 from mbrl_wrappers.latent.sequences import SequenceBatch
 from mbrl_wrappers.latent.state import LatentState
-from mbrl_wrappers.latent.summaries import RecurrentSummary, TwoWaySummary
 
 
 @th.no_grad()
@@ -31,26 +29,42 @@ def window_features(
     inputs = model.layout.sequence(model.embed(windows.obs), windows.action, windows.first)
     shape = (*windows.obs.shape[:2], model.options.latent_size)
     noise = th.randn(shape, generator=generator, device=model.device)
-    inferred = model.infer_inputs(inputs, windows.first, windows.length, noise)
-    after = _features_at(model, inputs, inferred, windows.length - 1)
-    if model.options.posterior in ("smoother", "factorised smoother"):
-        # Before the last step its outcome was not known: a smoother must not read it.
-        earlier = inputs[:, :-1], windows.first, windows.length - 1, noise[:, :-1]
-        inferred = model.infer_inputs(*earlier)
-    return _features_at(model, inputs, inferred, windows.length - 2), after
+    length = windows.length
+    if model.options.posterior not in ("smoother", "factorised smoother"):
+        before, after = _features(model, inputs, windows.first, length, noise, (length - 2, length - 1))
+        return before, after
+    # Before the last step its outcome was not known: a smoother must not read it.
+    (after,) = _features(model, inputs, windows.first, length, noise, (length - 1,))
+    (before,) = _features(model, inputs[:, :-1], windows.first, length - 1, noise[:, :-1], (length - 2,))
+    return before, after
 
 
-def _features_at(model: LatentStateSpaceModel, inputs: Tensor, inferred: Inferred, index: Tensor) -> Tensor:
-    """The features at the times ``index (B,)`` of each window."""
-    each = th.arange(len(index), device=index.device), index
-    sample = inferred.sample[each]
-    mean, std = inferred.posterior.at(*each)
-    if model.options.deterministic:
-        mean, std = sample, th.zeros_like(std)
-    memory = sample.new_zeros(len(sample), model.posterior.memory_size)
-    summary = model.posterior.summary
-    if model.form == "belief" and isinstance(summary, TwoWaySummary):
-        memory = summary.past(inputs, index)[each]
-    elif model.form == "belief" and isinstance(summary, RecurrentSummary):
-        memory = summary(inputs, index)[each]
-    return model.features(LatentState(inferred.recurrent[each], sample, mean, std, memory))
+def _features(
+    model: LatentStateSpaceModel,
+    inputs: Tensor,
+    first: Tensor,
+    length: Tensor,
+    noise: Tensor,
+    times: tuple[Tensor, ...],
+) -> list[Tensor]:
+    """The features ``(B, F)`` at each of ``times``, ``(B,)`` each, of windows of ``length (B,)``."""
+    posterior, size = model.posterior, model.posterior.memory_size
+    in_turn = posterior.autoregressive or model.options.recurrent_size > 0
+    inferred = model.infer_inputs(inputs, first, length, noise) if in_turn else None
+    shows_memory = model.form == "belief" and size > 0
+    summary = posterior.summary(inputs, length) if shows_memory or not in_turn else None
+    rows, found = th.arange(len(length), device=length.device), []
+    for time in times:
+        at = rows, time
+        if inferred is not None:
+            gaussian, sample, recurrent = inferred.posterior.at(*at), inferred.sample[at], inferred.recurrent[at]
+        else:  # what comes before plays no part, so that one time is enough
+            assert summary is not None
+            gaussian = posterior(summary[at], summary[at])
+            sample = model.draw(gaussian, noise[at])
+            recurrent = sample.new_zeros(len(sample), 0)
+        # A GRU's memory is its summary; of two it is that of the past, which comes first.
+        kept = summary[at][:, :size] if shows_memory and summary is not None else sample.new_zeros(len(sample), size)
+        mean, std = (sample, th.zeros_like(sample)) if model.options.deterministic else gaussian
+        found.append(model.features(LatentState(recurrent, sample, mean, std, kept)))
+    return found
