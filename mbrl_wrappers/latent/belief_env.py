@@ -68,7 +68,8 @@ class BeliefObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
 
     def current(self) -> Array:
         """The features ``(F,)`` of the present belief, under the weights that the model has now."""
-        return self.tracker.features()[0]
+        shown: Array = self.tracker.features()[0]
+        return shown
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Start an episode with what its first reading tells."""

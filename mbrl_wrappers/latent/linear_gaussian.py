@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Generator, Tensor
 
 from mbrl_wrappers.latent.model import Form
-from mbrl_wrappers.linear_system import LinearSystem
+from mbrl_wrappers.linear_system import LinearSystem, Matrix
 from mbrl_wrappers.spaces import ActionCodec
 from mbrl_wrappers.types import Prediction
 
@@ -56,7 +56,7 @@ class LinearGaussianModel:
         self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)
         self.sensor_space = spaces.Box(-np.inf, np.inf, (len(system.sensor),), np.float32)
 
-        def tensor(matrix: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+        def tensor(matrix: Matrix) -> Tensor:
             return th.tensor(matrix, dtype=th.float32)
 
         self._drift, self._control, self._sensor = tensor(system.drift), tensor(system.control), tensor(system.sensor)
@@ -125,4 +125,5 @@ def _drawn(mean: Tensor, covariance: Tensor, generator: Generator) -> Tensor:
         covariance = covariance[:1]
     value, vector = th.linalg.eigh(covariance)
     noise = th.randn(mean.shape, generator=generator)
-    return mean + (vector @ (value.clamp(min=0).sqrt() * noise)[..., None])[..., 0]
+    away: Tensor = (vector @ (value.clamp(min=0).sqrt() * noise)[..., None])[..., 0]
+    return mean + away

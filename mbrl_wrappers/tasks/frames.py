@@ -80,7 +80,8 @@ def rod_frame(angle: float, size: int) -> NDArray[np.float32]:
     along = np.clip(x * along_x + y * along_y, 0.0, 1.0)  # the nearest point of the rod
     distance = np.hypot(x - along * along_x, y - along * along_y)
     pixel = 2 * FIELD / size
-    return np.clip((ROD_WIDTH - distance) / pixel + 0.5, 0.0, 1.0).astype(np.float32)
+    picture: NDArray[np.float32] = np.clip((ROD_WIDTH - distance) / pixel + 0.5, 0.0, 1.0).astype(np.float32)
+    return picture
 
 
 def shrunk(picture: Array, size: int) -> NDArray[np.float32]:

@@ -85,10 +85,10 @@ class BeliefVecEnv(VecEnvWrapper):
             ends[row] = infos[row]["terminal_observation"]
         self.tracker.follow(self._actions, ends)
         features = self.current()
-        for row, info in enumerate(infos):
-            info[SENSORS_BEFORE], info[SENSORS] = self._sensors[row].copy(), ends[row].copy()
-            if dones[row]:
-                info["terminal_observation"] = features[row].copy()
+        for index, info in enumerate(infos):
+            info[SENSORS_BEFORE], info[SENSORS] = self._sensors[index].copy(), ends[index].copy()
+            if dones[index]:
+                info["terminal_observation"] = features[index].copy()
         self._sensors = shown
         if dones.any():
             self.tracker.begin(np.asarray(dones, bool), shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -116,6 +117,16 @@ def test_an_evaluation_in_the_training_environment_is_refused() -> None:
     apart = agent.env.for_evaluation(DummyVecEnv([masked(10)]))  # type: ignore[union-attr]
     agent = small_agent(model)
     agent.learn(45, callback=[small_callback(model), EvalCallback(apart, eval_freq=10, n_eval_episodes=1, warn=False)])
+
+
+def test_a_time_limit_around_the_filter_is_no_interruption() -> None:
+    model = small_model()
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(BeliefObservation(masked()(), model, seed=1), 7)])
+    agent = small_agent(model, env=env)
+    agent.learn(30, callback=small_callback(model, imagine=False))
+    buffer = agent.replay_buffer
+    assert isinstance(buffer, BeliefReplayBuffer)
+    assert buffer.timeouts[:21, 0].nonzero()[0].tolist() == [6, 13, 20]
 
 
 def test_pieces_that_do_not_fit_are_refused() -> None:
