@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ from mbrl_wrappers.latent.belief_env import SENSORS, SENSORS_BEFORE
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
 from mbrl_wrappers.latent.sequences import SequenceBatch
 from mbrl_wrappers.latent.window_features import window_features
-from mbrl_wrappers.seeding import seed_at, torch_generator
+from mbrl_wrappers.seeding import (
+    numpy_stream_state,
+    seed_at,
+    set_numpy_stream_state,
+    set_torch_stream_state,
+    torch_generator,
+    torch_stream_state,
+)
+from mbrl_wrappers.states import Ring, StateDict, require_keys
 from sb3_ext.buffers import MixedReplayBuffer
 
 
@@ -165,6 +174,36 @@ class BeliefReplayBuffer(MixedReplayBuffer):
         return features
 
     # --- persistence ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> StateDict:
+        """That of a :class:`~sb3_ext.MixedReplayBuffer`, the sensor readings, and the streams of the inference."""
+        before, after = self.recorded_observations()
+        columns = {"before": before, "after": after, "age": self._age}
+        filled = {name: column[: self.size()] for name, column in columns.items()}
+        return {
+            "mixed": super().state_dict(),
+            "sensors": Ring(filled, self._steps_added, self.buffer_size),
+            "envs_stream": numpy_stream_state(self._envs),
+            "draws_stream": torch_stream_state(self._draws),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``: what is drawn and added next is what would have been, with the same model.
+
+        Raises:
+            ValueError: if it is the state of a buffer of another task or size.
+        """
+        require_keys(state, ("mixed", "sensors", "envs_stream", "draws_stream"), "a BeliefReplayBuffer")
+        columns, count = state["sensors"].columns, state["sensors"].filled
+        if columns["age"].shape != (count, self.n_envs) or columns["before"].shape != columns["after"].shape:
+            raise ValueError("The stored sensor readings are those of a buffer of another size.")
+        super().load_state_dict(state["mixed"])
+        shape = (self.buffer_size, *columns["before"].shape[1:])
+        self._sensors_before, self._sensors = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for name, array in (("before", self._sensors_before), ("after", self._sensors), ("age", self._age)):
+            array[:count] = columns[name]
+        set_numpy_stream_state(self._envs, state["envs_stream"])
+        set_torch_stream_state(self._draws, state["draws_stream"])
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to pickle: everything except imagined rows and the model, which has a file of its own."""

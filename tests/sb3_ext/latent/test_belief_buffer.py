@@ -167,6 +167,25 @@ def test_what_cannot_work_is_refused() -> None:
         buffer.use_model(transformer)
 
 
+def test_a_buffer_goes_on_from_its_state() -> None:
+    model = small_model("state", posterior="filter")  # its features are draws
+    env = BeliefVecEnv(DummyVecEnv([masked(5), masked(7)]), model, seed=1)
+    buffer, other = filled(env, 13, size=20), filled(env, 3, size=20)
+    for one in (buffer, other):
+        one.use_model(model)
+    buffer.sample(4)
+    other.load_state_dict(buffer.state_dict())
+    samples = []
+    for one in (buffer, other):
+        np.random.seed(0)  # noqa: NPY002 - SB3 draws rows from the global stream
+        samples.append(one.sample(32))
+    for mine, theirs in zip(*samples, strict=True):
+        assert mine is None or th.equal(mine, theirs)
+    assert th.equal(buffer.real_transitions().obs, other.real_transitions().obs)
+    with pytest.raises(ValueError, match="no state of a BeliefReplayBuffer"):
+        other.load_state_dict({"mixed": {}})
+
+
 def test_a_pickled_buffer_keeps_its_rows_and_leaves_the_model_out() -> None:
     model = small_model()
     buffer = filled(BeliefVecEnv(DummyVecEnv([masked(5)]), model, seed=1), 10)
