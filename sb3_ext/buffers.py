@@ -203,13 +203,14 @@ class MixedReplayBuffer(ReplayBuffer):
             rows = array[order].swapaxes(0, 1)  # (N, T, ...)
             return th.as_tensor(np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:])))
 
+        before, after = self.recorded_observations()
         # A row whose successor is not the next row's observation ends its sequence too: learn() starts with a reset.
-        breaks = (self.next_observations[order[:-1]] != self.observations[order[1:]]).any(-1)
+        breaks = (after[order[:-1]] != before[order[1:]]).any(-1)
         last = self.dones[order].astype(bool)
         last[:-1] |= breaks
         last[-1:] = True
-        exact = observation_dtype(self.observations[order], self.next_observations[order]) is np.float64
-        obs, next_obs = column(self.observations), column(self.next_observations)
+        exact = observation_dtype(before[order], after[order]) is np.float64
+        obs, next_obs = column(before), column(after)
         return Transitions(
             obs=obs if exact else obs.float(),
             action=self._model_actions(column(self.actions)),
@@ -218,6 +219,10 @@ class MixedReplayBuffer(ReplayBuffer):
             terminated=column(self.dones * (1.0 - self.timeouts)).bool(),
             last=th.as_tensor(last.T.reshape(-1)),
         )
+
+    def recorded_observations(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What the environment showed before and after each step, ``(size, N, O)`` each, in storage order."""
+        return self.observations, self.next_observations
 
     def row_ids(self) -> th.Tensor:
         """The number of each row of :meth:`real_transitions` in order of collection, ``(B,)`` int64."""
