@@ -30,6 +30,8 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "qrdqn": "sb3_contrib:QRDQN",
         "trpo": "sb3_contrib:TRPO",
         "dh": "sb3_ext.agents.double_horizon:DoubleHorizon",
+        "mpg": "sb3_ext.agents:ModelPolicyGradient",
+        "svg": "sb3_ext.agents:SVG",
     },
     "sbx": {
         "sac": "sbx:SAC",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
 
 BACKENDS = ("sb3", "sbx")
-ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo", "dh")
+ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo", "dh", "mpg", "svg")
 
 
 @dataclass(frozen=True)
