@@ -34,8 +34,8 @@ class TrainArguments(LearningArguments):
         if self.eval_episodes < 1 or self.n_envs < 1:
             raise ValueError("--eval-episodes and --n-envs must be at least 1.")
         check_counts({"-n": self.n_timesteps, "--eval-freq": self.eval_freq, "--save-freq": self.save_freq})
-        if self.algo == "dh" and not self.model:
-            raise ValueError("dh trains inside a model: leave out --no-model, or take --algo sac.")
+        if self.algo in ("dh", "mpg", "svg") and not self.model:
+            raise ValueError(f"{self.algo} trains inside a model: leave out --no-model, or take --algo sac.")
         if self.checkpoint_freq < -1:
             raise ValueError(f"--checkpoint-freq must be at least 1, 0 for none or -1, got {self.checkpoint_freq}.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
