@@ -61,7 +61,8 @@ def load_run_state(agent: BaseAlgorithm, callbacks: Sequence[BaseCallback], stat
     named, stored = _named(callbacks), state["callbacks"]
     _check_same_callbacks(named, stored)
     for callback in callbacks:
-        callback.init_callback(agent)
+        if getattr(callback, "model", None) is not agent:  # else it was told of the agent before
+            callback.init_callback(agent)
     load_agent_state(agent, state["agent"])
     _load_replay_state(agent, state["replay"])
     for name, callback in named.items():
