@@ -152,7 +152,7 @@ def test_an_environment_that_cannot_be_kept_begins_a_new_trial_and_loses_no_tran
             raise Killed
 
     with pytest.warns(UserWarning, match="begins a new one.*handle"), pytest.raises(Killed):
-        Parts(env=Unreadable).learn(BETWEEN, tmp_path, on_step=kill)
+        Parts(env=Unreadable).learn(BETWEEN, tmp_path, every=3, on_step=kill)  # saved at step 21
     again = Parts(env=Unreadable)
     with pytest.warns(UserWarning, match="begins a new one"), pytest.warns(UserWarning, match="counts as cut there"):
         result = again.learn(BETWEEN, tmp_path)
