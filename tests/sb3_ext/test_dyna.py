@@ -110,7 +110,8 @@ def test_eval_and_checkpoint_callbacks_work_beside_it(tmp_path: Path) -> None:
         warn=False,
     )
     checkpoint = CheckpointCallback(40, str(tmp_path), save_replay_buffer=True)
-    agent.learn(80, callback=[small_callback(oracle_env()), evaluation, checkpoint])
+    with pytest.warns(UserWarning, match="neither the dynamics model nor the imagined rows"):
+        agent.learn(80, callback=[small_callback(oracle_env()), evaluation, checkpoint])
     assert len(evaluation.evaluations_timesteps) == 2
     assert (tmp_path / "best_model.zip").exists()
     assert (tmp_path / "rl_model_80_steps.zip").exists()
