@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -71,6 +72,7 @@ class RunCheckpoint(BaseCallback):
         self._late: Mapping[str, Any] | None = None
         self._restored_to: BaseAlgorithm | None = None
         self._rows_before = self._calls_before = self._tried_at = 0
+        self._buffer: Any = None
 
     def restore(self, agent: BaseAlgorithm, callbacks: Callbacks, *, also: Mapping[str, Stateful] | None = None) -> int:
         """Take ``agent`` and ``callbacks`` to the newest checkpoint; the real steps that it has.
@@ -105,6 +107,7 @@ class RunCheckpoint(BaseCallback):
         self._late = found.state["run"]
         self._rows_before = found.state["rows_written"]
         self.n_calls = self._calls_before = found.state["calls"]
+        self._buffer = getattr(agent, "replay_buffer", None)
         self.seconds, self.saved_at = found.state["seconds"], found.step
         if self.verbose >= 1:
             print(f"[checkpoint] the run goes on at step {found.step}")
@@ -177,8 +180,9 @@ class RunCheckpoint(BaseCallback):
                 f"The run was restored to step {self.saved_at} and learn() begins at {self.model.num_timesteps}: pass "
                 "reset_num_timesteps=False."
             )
-        if self._late is None:
-            self._rows_before, self._calls_before = _rows_in_buffer(self.model), self.n_calls
+        buffer = getattr(self.model, "replay_buffer", None)
+        if buffer is not self._buffer:
+            self._begin_with(buffer)
         self._tried_at = self.model.num_timesteps
         self._try()
 
@@ -214,6 +218,15 @@ class RunCheckpoint(BaseCallback):
                 stacklevel=2,
             )
 
+    def _begin_with(self, buffer: ReplayBuffer | None) -> None:
+        """Count the rows of a buffer that was given from elsewhere, none of which is in an earlier checkpoint."""
+        if self._buffer is not None:
+            self.release()
+            self.checkpoints = RunCheckpoints(self.checkpoints.folder, keep=self.checkpoints.keep)
+            self.hold()
+        self._buffer, self._calls_before = buffer, self.n_calls
+        self._rows_before = 0 if buffer is None else buffer.pos + buffer.buffer_size * buffer.full
+
     def _rows_written(self) -> int:
         """Steps that the replay buffer was given: as many as there were calls, and as its position says."""
         agent = self.model
@@ -222,8 +235,3 @@ class RunCheckpoint(BaseCallback):
         buffer = agent.replay_buffer
         rows = self._rows_before + self.n_calls - self._calls_before
         return rows + (buffer.pos - rows) % buffer.buffer_size
-
-
-def _rows_in_buffer(agent: BaseAlgorithm) -> int:
-    buffer = getattr(agent, "replay_buffer", None)
-    return 0 if buffer is None else buffer.pos + buffer.buffer_size * buffer.full

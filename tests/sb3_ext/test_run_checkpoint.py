@@ -251,3 +251,27 @@ def test_a_full_disk_is_said_and_the_run_goes_on(tmp_path: Path, monkeypatch: py
         agent.learn(70, callback=[*callbacks, checkpoint])
     assert len([each for each in said if "No space" in str(each.message)]) == 1
     assert (checkpoint.checkpoints.steps(), agent.num_timesteps) == ([20, 60], 70)
+
+
+def test_a_second_learn_and_a_buffer_from_elsewhere_are_kept_whole(tmp_path: Path) -> None:
+    """The rows of a plain buffer are counted through its whole life: a slot that was written again is saved again."""
+    agent, _ = tqc_with_gsde_and_no_model()
+    checkpoint = RunCheckpoint(tmp_path, every=30)
+
+    def rows_when_saved() -> np.ndarray:
+        checkpoint.save()
+        found = checkpoint.checkpoints.load()
+        assert found is not None
+        ring = found.state["run"]["replay"]["real"]
+        assert ring.written % ring.capacity == agent.replay_buffer.pos
+        return np.asarray(ring.columns["observations"])
+
+    agent.learn(330, callback=checkpoint)  # a buffer of 200
+    np.testing.assert_array_equal(rows_when_saved(), agent.replay_buffer.observations)
+    agent.learn(90, callback=checkpoint, reset_num_timesteps=False)
+    np.testing.assert_array_equal(rows_when_saved(), agent.replay_buffer.observations)
+    agent.save_replay_buffer(tmp_path / "rows")
+    agent.load_replay_buffer(tmp_path / "rows")
+    agent.replay_buffer.observations += 1
+    agent.learn(30, callback=checkpoint, reset_num_timesteps=False)
+    np.testing.assert_array_equal(rows_when_saved(), agent.replay_buffer.observations)

@@ -133,6 +133,21 @@ def test_a_signal_saves_where_the_run_can_go_on(
     assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_in_imagination_saves_between_cycles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--algo", "ppo", "--env", "Pendulum-v1", "-n", "150", "--eval-episodes", "1", "--eval-freq", "40"]
+    argv += ["--checkpoint-freq", "1000", "--hyperparams", "n_steps:16", "batch_size:16", "n_epochs:2"]
+    cycles = ["initial_steps:40", "cycle_steps:30", "imagined_steps:64", "num_envs:4", "horizon:8"]
+    argv += [*(f"imagination.{each}" for each in cycles), "fit.max_gradient_steps:5", "ensemble.hidden:[8]"]
+    assert main([*argv, "-f", str(tmp_path / "whole")]) == 0
+    assert train([*argv, "-f", str(tmp_path / "stopped")], monkeypatch, kill=50, number=signal.SIGTERM) == 143
+    folder = the_run(tmp_path / "stopped")
+    assert [path.name for path in (folder / "checkpoints").glob("*step-70")]
+    assert main(["--resume", str(folder)]) == 0
+    assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_without_a_checkpoint_the_run_begins_anew_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
