@@ -358,3 +358,24 @@ class DifferentiablePolicy(Protocol):
             policy, which has none.
         """
         ...
+
+
+class ScoredPolicy(Protocol):
+    """A stochastic policy with a density: what the likelihood-ratio gradient needs."""
+
+    def sample_scored(self, obs: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
+        r"""Draw one model action per row as a constant, with the log-probability of that constant.
+
+        The draws are those of :meth:`DifferentiablePolicy.sample` from the same generator. The gradient of the
+        log-probability by the parameters is the score :math:`\nabla_\theta \ln \pi_\theta(a \mid s)` at the action
+        drawn: unlike in ``sample``, the action does not move with the parameters. The draw is scored where it is made,
+        because an action that was squashed or clipped no longer says exactly which draw it came from.
+
+        Args:
+            obs: ``(B, O)`` in raw units.
+            generator: source of the noise, on the device of ``obs``.
+
+        Returns:
+            Model actions ``(B, A)`` without gradient and log-probabilities ``(B,)`` with one.
+        """
+        ...

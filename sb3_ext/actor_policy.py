@@ -20,8 +20,11 @@ from sb3_ext.agent_value import evaluating, normalized
 SQUASH_EPSILON = 1e-6
 """Constant that SB3 adds inside the logarithm of the squash correction."""
 
-Draw = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-"""``draw(policy, obs, noise) -> (action, log_prob)`` with normal noise ``(B, A)``."""
+Draw = Callable[[Any, Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+"""``draw(policy, obs, noise, fixed) -> (action, log_prob)`` with normal noise ``(B, A)``.
+
+Where ``fixed``, the draw is a constant: the action has no gradient, and the log-probability that of a score.
+"""
 
 
 class ActorPolicy:
@@ -42,8 +45,8 @@ class ActorPolicy:
     ``VecNormalize`` statistics are applied to the observation and never updated; batch normalisation and dropout act as
     in evaluation. All noise comes from the generator, so the agent and the global streams stay as they were.
 
-    It is a :class:`~mbrl_wrappers.types.DifferentiablePolicy`, and by calling it a
-    :class:`~mbrl_wrappers.types.RolloutPolicy` without conversion to numpy.
+    It is a :class:`~mbrl_wrappers.types.DifferentiablePolicy`, a :class:`~mbrl_wrappers.types.ScoredPolicy` where the
+    actor has a density, and by calling it a :class:`~mbrl_wrappers.types.RolloutPolicy` without conversion to numpy.
 
     Args:
         agent: an agent of SB3 or sb3_contrib with a Box action space; looked at anew in every call.
@@ -67,6 +70,31 @@ class ActorPolicy:
         Raises:
             ValueError: for observations of another shape than the agent's.
         """
+        return self._drawn(obs, generator, fixed=False)
+
+    def sample_scored(self, obs: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The same draws as constants: actions ``(B, A)``, and their log-probabilities ``(B,)`` with the score.
+
+        For PPO, A2C and TRPO this is the density of the action before it is clipped, as these agents learn from it.
+
+        Raises:
+            TypeError: for a deterministic actor, which has no density.
+            ValueError: for observations of another shape than the agent's.
+        """
+        action, log_prob = self._drawn(obs, generator, fixed=True)
+        if log_prob is None:
+            raise TypeError(
+                f"{type(self.agent).__name__} acts deterministically, so its actions have no density and the "
+                "likelihood-ratio gradient does not exist: take the pathwise one, or a stochastic actor (SAC, PPO)."
+            )
+        return action, log_prob
+
+    @th.no_grad()
+    def __call__(self, obs: Tensor, *, generator: Generator) -> Tensor:
+        """The same model actions without gradients."""
+        return self.sample(obs, generator=generator)[0]
+
+    def _drawn(self, obs: Tensor, generator: Generator, *, fixed: bool) -> tuple[Tensor, Tensor | None]:
         if obs.shape[1:] != self.agent.observation_space.shape:
             raise ValueError(
                 f"The agent observes {self.agent.observation_space.shape}, and the model predicts "
@@ -78,7 +106,7 @@ class ActorPolicy:
         if normalizer is not None and normalizer.norm_obs:
             shown = normalized(shown, normalizer)
         with evaluating(policy):
-            action, log_prob = self._draw(policy, shown.float(), noise.to(self.agent.device))
+            action, log_prob = self._draw(policy, shown.float(), noise.to(self.agent.device), fixed)
         action = action.to(obs.device)
         if log_prob is None:
             action = action + self.noise_std * noise
@@ -86,11 +114,6 @@ class ActorPolicy:
             action = self.codec.encode(action)
         low, high = (edge.to(action.device) for edge in self.codec.bounds)
         return action.clamp(low, high), None if log_prob is None else log_prob.to(obs.device)
-
-    @th.no_grad()
-    def __call__(self, obs: Tensor, *, generator: Generator) -> Tensor:
-        """The same model actions without gradients."""
-        return self.sample(obs, generator=generator)[0]
 
 
 def _check_action_space(agent: BaseAlgorithm) -> None:
@@ -116,21 +139,22 @@ def _reader(agent: BaseAlgorithm) -> tuple[Draw, Callable[[Any], bool]]:
     if hasattr(actor, "get_action_dist_params"):
         return _squashed, lambda policy: False
     if actor is not None and hasattr(actor, "mu"):
-        return lambda policy, obs, noise: (policy.actor(obs), None), lambda policy: False
+        return lambda policy, obs, noise, fixed: (policy.actor(obs), None), lambda policy: False
     raise TypeError(f"{name} has no actor that draws continuous actions: take SAC, TQC, CrossQ, TD3, DDPG, PPO or A2C.")
 
 
-def _squashed(policy: Any, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _squashed(policy: Any, obs: Tensor, noise: Tensor, fixed: bool) -> tuple[Tensor, Tensor]:
     mean, log_std, extra = policy.actor.get_action_dist_params(obs)
     std = _std(policy.actor.action_dist, log_std, extra.get("latent_sde"))
-    return _gaussian(mean, std, noise, squash=True)
+    return _gaussian(mean, std, noise, squash=True, fixed=fixed)
 
 
-def _actor_critic(policy: Any, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _actor_critic(policy: Any, obs: Tensor, noise: Tensor, fixed: bool) -> tuple[Tensor, Tensor]:
     extractor = policy.pi_features_extractor
     latent = policy.mlp_extractor.forward_actor(super(ActorCriticPolicy, policy).extract_features(obs, extractor))
     mean = policy.action_net(latent)
-    return _gaussian(mean, _std(policy.action_dist, policy.log_std, latent), noise, squash=policy.squash_output)
+    std = _std(policy.action_dist, policy.log_std, latent)
+    return _gaussian(mean, std, noise, squash=policy.squash_output, fixed=fixed)
 
 
 def _std(distribution: Any, log_std: Tensor, latent: Tensor | None) -> Tensor:
@@ -142,8 +166,11 @@ def _std(distribution: Any, log_std: Tensor, latent: Tensor | None) -> Tensor:
     return (features**2 @ distribution.get_std(log_std) ** 2 + distribution.epsilon).sqrt()
 
 
-def _gaussian(mean: Tensor, std: Tensor, noise: Tensor, *, squash: bool) -> tuple[Tensor, Tensor]:
+def _gaussian(mean: Tensor, std: Tensor, noise: Tensor, *, squash: bool, fixed: bool) -> tuple[Tensor, Tensor]:
     action = mean + std * noise
+    if fixed:
+        action = action.detach()
+        noise = (action - mean) / std
     # The density at the draw: (action - mean) / std is the noise.
     log_prob = (-0.5 * noise**2 - std.log() - 0.5 * math.log(2 * math.pi)).sum(1)
     if not squash:
