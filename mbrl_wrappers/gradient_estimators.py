@@ -120,12 +120,7 @@ def pathwise(
         TypeError: for a model through which no gradient flows, with the estimator that works for it.
         ValueError: as :func:`~mbrl_wrappers.unroll.unroll` does, and for an entropy without log-probabilities.
     """
-    try:
-        unrolled = unroll(model, policy, starts, objective.horizon, generator=generator)
-    except RuntimeError as error:
-        if "requires grad" in str(error):  # numpy() of a tensor that a derivative is wanted for
-            raise _not_differentiable(model) from error
-        raise
+    unrolled = unroll_with_gradient(model, policy, starts, objective.horizon, generator=generator)
     if unrolled.action.requires_grad:
         _check_gradient(model, unrolled, objective)
     if objective.lam < 1:
@@ -204,6 +199,22 @@ def group_gradients(estimates: Sequence[Tensor], parameters: Sequence[Tensor], *
         filled = (th.zeros_like(like) if part is None else part for part, like in zip(parts, parameters, strict=True))
         found.append(th.cat([part.flatten() for part in filled]))
     return th.stack(found)
+
+
+def unroll_with_gradient(
+    model: DynamicsModel[Any], policy: DifferentiablePolicy, starts: Tensor, horizon: int, *, generator: Generator
+) -> Unrolled:
+    """:func:`~mbrl_wrappers.unroll.unroll` in a model that may turn out to leave torch.
+
+    Raises:
+        TypeError: if it does, with the estimator that works for it.
+    """
+    try:
+        return unroll(model, policy, starts, horizon, generator=generator)
+    except RuntimeError as error:
+        if "requires grad" in str(error):  # numpy() of a tensor that a derivative is wanted for
+            raise _not_differentiable(model) from error
+        raise
 
 
 class _ConstantDraws:

@@ -22,9 +22,9 @@ from mbrl_wrappers.gradient_estimators import (
     group_gradients,
     likelihood_ratio,
     pathwise,
+    unroll_with_gradient,
 )
 from mbrl_wrappers.types import DifferentiablePolicy, DynamicsModel, ScoredPolicy
-from mbrl_wrappers.unroll import unroll
 
 
 class ProbedPolicy(DifferentiablePolicy, ScoredPolicy, Protocol):
@@ -131,13 +131,11 @@ def log_growth(
         generator: source of every draw.
 
     Raises:
-        TypeError: for a model through which no gradient flows.
+        TypeError: for a model that leaves torch.
     """
     at_least("horizon", horizon)
     begin = starts.detach().clone().requires_grad_()
-    unrolled = unroll(model, policy, begin, horizon, generator=generator)
-    if not unrolled.obs[1].requires_grad:
-        raise TypeError(f"No gradient flows through {type(model).__name__}, so its Jacobians cannot be probed.")
+    unrolled = unroll_with_gradient(model, policy, begin, horizon, generator=generator)
     probe = th.randn(starts.shape, generator=generator, device=unrolled.obs.device, dtype=unrolled.obs.dtype)
     probe = probe / probe.norm(dim=1, keepdim=True)
     found = []

@@ -37,6 +37,8 @@ _MODULES: Mapping[str, Mapping[str, str]] = {
         "steve-td3": "sb3_ext.agents.value_expansion_agents:STEVETD3",
         "steve-ddpg": "sb3_ext.agents.value_expansion_agents:STEVEDDPG",
         "naf": "sb3_ext.agents.naf:NAF",
+        "mpg": "sb3_ext.agents:ModelPolicyGradient",
+        "svg": "sb3_ext.agents:SVG",
     },
     "sbx": {
         "sac": "sbx:SAC",
