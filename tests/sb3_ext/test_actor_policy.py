@@ -262,3 +262,56 @@ def test_wrong_arguments_are_refused() -> None:
         ActorPolicy(make("TD3"), noise_std=-0.1)
     with pytest.raises(ValueError, match=r"observes \(3,\), and the model predicts \(4,\)"):
         sample(make("SAC"), th.zeros(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("SAC", {}), ("TQC", {}), ("CrossQ", {}), ("PPO", {}), ("A2C", {}), ("PPO", {"use_sde": True})],
+)
+def test_a_scored_draw_is_the_same_action_with_the_score_of_sb3(name: str, kwargs: dict[str, Any]) -> None:
+    agent = make(name, **kwargs)
+    policy: Any = ActorPolicy(agent)
+    moving, _ = sample(agent)
+    action, log_prob = policy.sample_scored(OBS, generator=Generator().manual_seed(0))
+    assert action.equal(moving.detach())
+    assert not action.requires_grad
+    agent.policy.set_training_mode(False)
+    _, with_path = sample(agent)
+    th.testing.assert_close(log_prob, with_path, rtol=1e-5, atol=1e-5)
+    weights = [weight for weight in agent.policy.parameters() if weight.requires_grad]
+    found = th.autograd.grad(log_prob.sum(), weights, allow_unused=True)
+    wanted = th.autograd.grad(_density(agent, _drawn(agent)), weights, allow_unused=True)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            th.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert any(part is not None and part.abs().sum() > 0 for part in found)
+
+
+def _parameters_of_the_normal(agent: BaseAlgorithm) -> tuple[th.Tensor, th.Tensor]:
+    """Mean and deviation of the actor's normal before it is squashed or clipped, as SB3 computes them."""
+    policy: Any = agent.policy
+    if hasattr(policy, "actor"):
+        mean, log_std, _ = policy.actor.get_action_dist_params(OBS)
+        return mean, log_std.exp()
+    distribution = policy.get_distribution(OBS).distribution
+    return distribution.mean, distribution.stddev
+
+
+@th.no_grad()
+def _drawn(agent: BaseAlgorithm) -> Tensor:
+    mean, std = _parameters_of_the_normal(agent)
+    return mean + std * noise()
+
+
+def _density(agent: BaseAlgorithm, drawn: Tensor) -> Tensor:
+    """Its logarithm at ``drawn``, which stays where it is when the parameters move."""
+    mean, std = _parameters_of_the_normal(agent)
+    return th.distributions.Normal(mean, std).log_prob(drawn).sum()
+
+
+@pytest.mark.parametrize("name", ["TD3", "DDPG"])
+def test_deterministic_actors_have_no_score(name: str) -> None:
+    policy = ActorPolicy(make(name), noise_std=0.1)
+    with pytest.raises(TypeError, match=f"{name} acts deterministically.*take the pathwise one"):
+        policy.sample_scored(OBS, generator=Generator().manual_seed(0))
