@@ -182,23 +182,22 @@ def likelihood_ratio(
     return Estimate(rows, returns[0], unrolled)
 
 
-def group_gradients(estimates: Sequence[Tensor], parameters: Sequence[Tensor], *, retain_graph: bool = False) -> Tensor:
+def group_gradients(estimates: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """The gradient of each estimate's mean by all ``parameters``, as one row each: ``(N, P)``.
 
     Args:
         estimates: ``N`` tensors of rows, :attr:`Estimate.rows`, such as those of ``N`` groups of starts.
         parameters: of the policy; one that an estimate does not depend on gets zeros.
-        retain_graph: keep what is needed to differentiate again.
     """
-    found = []
-    for rows in estimates:
-        if rows.requires_grad:
-            parts = th.autograd.grad(rows.mean(), list(parameters), retain_graph=retain_graph, allow_unused=True)
-        else:
-            parts = (None,) * len(parameters)
-        filled = (th.zeros_like(like) if part is None else part for part, like in zip(parts, parameters, strict=True))
-        found.append(th.cat([part.flatten() for part in filled]))
-    return th.stack(found)
+    return th.stack([_gradient(rows, parameters) for rows in estimates])
+
+
+def _gradient(rows: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    found: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if rows.requires_grad:
+        found = th.autograd.grad(rows.mean(), list(parameters), allow_unused=True)
+    pairs = zip(found, parameters, strict=True)
+    return th.cat([(th.zeros_like(like) if part is None else part).flatten() for part, like in pairs])
 
 
 def unroll_with_gradient(

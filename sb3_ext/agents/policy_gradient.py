@@ -235,7 +235,7 @@ class ModelPolicyGradient(SAC):
         assert isinstance(self.target_entropy, float)
         loss = -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean()
         self.ent_coef_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.ent_coef_optimizer.step()
         log["train/ent_coef"].append(entropy_coef.item())
         log["train/ent_coef_loss"].append(loss.item())
@@ -254,7 +254,7 @@ class ModelPolicyGradient(SAC):
         found = self.critic(data.observations, data.actions)
         loss = th.as_tensor(0.5 * sum(functional.mse_loss(values, target) for values in found))
         self.critic.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.critic.optimizer.step()
         log["train/critic_loss"].append(loss.item())
 

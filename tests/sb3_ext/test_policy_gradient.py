@@ -197,9 +197,11 @@ def test_the_likelihood_ratio_learns_in_a_model_of_numpy() -> None:
 def test_a_broken_model_leaves_the_agent_whole() -> None:
     """Every prediction NaN: nothing is imagined, and what is left of the return is the critic at the real states."""
     env = OracleEnv()
-    broken = FunctionModel(
-        env.observation_space, env.action_space, lambda obs, action: ((obs + action[:, :1]) * th.nan, action[:, 0], obs[:, 0] > 9)
-    )
+
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (obs + action[:, :1]) * th.nan, action[:, 0], obs[:, 0] > 9
+
+    broken = FunctionModel(env.observation_space, env.action_space, step)
     for estimator in ESTIMATORS:
         ours = agent(estimator=estimator, horizon=3, probe_freq=0)
         ours.learn(25, callback=DynaCallback(broken, ORACLE_RATES))
