@@ -4,8 +4,10 @@ Three tasks in exact models. The damped mass is the counterexample: its Jacobian
 every horizon. Pendulum-v1 is unstable around the top only. The third is an inverted pendulum between two stiff stops:
 it is pushed away from the top and thrown back by the stops, so trajectories part exponentially without ever leaving.
 
-    python scripts/experiments/gradients_by_horizon.py --json docs/results/gradients/horizons.json \\
-        -o docs/pictures/gradients.png
+    python scripts/experiments/gradients_by_horizon.py docs/results/gradients -o docs/pictures/gradients.png
+
+One file per task goes into the folder; the picture shows all that are there. ``--tasks`` measures some of them only, or
+none and draws.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ SPRING, DAMPING = 20.0, 4.0
 """Of the damped mass, in 1/s^2 and 1/s."""
 
 STD = 0.3
-HORIZONS = (1, 2, 5, 10, 20, 40, 80, 160)
+HORIZONS = (1, 2, 5, 10, 20, 40, 80)
 
 
 class GaussianNet(nn.Module):
@@ -111,6 +113,7 @@ def _with_cost(position: Tensor, velocity: Tensor, action: Tensor) -> tuple[Tens
 class Task:
     """A system, where it starts (uniform in a box of angle and velocity) and the growth of its linear part."""
 
+    key: str
     name: str
     step: StepFn
     size: int
@@ -141,9 +144,25 @@ def growth_of_the_damped_mass() -> float:
 
 
 TASKS = (
-    Task("damped mass", linear_step, 2, (1.0, 1.0), growth_of_the_damped_mass(), "without control, linear theory"),
-    Task("Pendulum-v1", pendulum_step, 3, (math.pi, 1.0), growth_at_the_top(), "at the top, linear theory"),
-    Task("pendulum, stiff stops", stops_step, 2, (0.4, 0.5), growth_at_the_top(), "at the top, linear theory"),
+    Task(
+        "damped-mass",
+        "damped mass",
+        linear_step,
+        2,
+        (1.0, 1.0),
+        growth_of_the_damped_mass(),
+        "without control, linear theory",
+    ),
+    Task("pendulum", "Pendulum-v1", pendulum_step, 3, (math.pi, 1.0), growth_at_the_top(), "at the top, linear theory"),
+    Task(
+        "stiff-stops",
+        "pendulum, stiff stops",
+        stops_step,
+        2,
+        (0.4, 0.5),
+        growth_at_the_top(),
+        "at the top, linear theory",
+    ),
 )
 
 
@@ -177,8 +196,9 @@ def measure(task: Task, seed: int, *, rows: int, groups: int, horizons: Sequence
 def draw(found: Sequence[Measured], path: Path) -> None:
     """Variance above, growth below; one column per task, one line per seed."""
     pyplot: Any = require("matplotlib.pyplot", extra="plots")
-    figure, axes = pyplot.subplots(2, len(TASKS), figsize=(4.2 * len(TASKS), 6.4), sharex=True, squeeze=False)
-    for column, task in enumerate(TASKS):
+    tasks = [task for task in TASKS if any(one.task == task.name for one in found)]
+    figure, axes = pyplot.subplots(2, len(tasks), figsize=(4.2 * len(tasks), 6.4), sharex=True, squeeze=False)
+    for column, task in enumerate(tasks):
         above, below = axes[:, column]
         for number, each in enumerate(one for one in found if one.task == task.name):
             health, first = each.health, number == 0
@@ -205,28 +225,43 @@ def draw(found: Sequence[Measured], path: Path) -> None:
     print(f"Wrote {path}")
 
 
-def main() -> None:
-    """Measure, write and draw."""
+def write(found: Sequence[Measured], path: Path, size: dict[str, int]) -> None:
+    """The numbers of one task, with the command and the versions."""
+    command = shlex.join(["python", "scripts/experiments/gradients_by_horizon.py", *sys.argv[1:]])
+    measured = [{"task": one.task, "seed": one.seed, **one.health._asdict()} for one in found]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"command": command, **size, "versions": versions("sb3"), "measured": measured}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def read(folder: Path) -> list[Measured]:
+    """All that was written into ``folder``."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        for entry in json.loads(path.read_text())["measured"]:
+            numbers = {name: tuple(entry[name]) for name in GradientHealth._fields}
+            found.append(Measured(entry["task"], entry["seed"], GradientHealth(**numbers)))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, write and draw; the command line of the process unless ``argv`` is given."""
+    keys = [task.key for task in TASKS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the numbers are written and read")
     parser.add_argument("-o", "--output", type=Path, default=Path("gradients.png"), help="the picture")
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--tasks", nargs="*", choices=keys, default=keys, help="measure these (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of policy, starts and draws")
     parser.add_argument("--rows", type=int, default=1024, help="trajectories (default: 1024)")
     parser.add_argument("--groups", type=int, default=16, help="gradients a variance is taken of (default: 16)")
     parser.add_argument("--horizons", type=int, nargs="+", default=list(HORIZONS), help="steps")
-    args = parser.parse_args()
-    found = [
-        measure(task, seed, rows=args.rows, groups=args.groups, horizons=args.horizons)
-        for task in TASKS
-        for seed in args.seeds
-    ]
-    if args.json:
-        command = shlex.join(["python", "scripts/experiments/gradients_by_horizon.py", *sys.argv[1:]])
-        report = {"command": command, "rows": args.rows, "groups": args.groups, "versions": versions("sb3")}
-        measured = [{"task": one.task, "seed": one.seed, **one.health._asdict()} for one in found]
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**report, "measured": measured}, indent=1) + "\n")
-    draw(found, args.output)
+    args = parser.parse_args(argv)
+    size = {"rows": args.rows, "groups": args.groups}
+    for task in TASKS:
+        if task.key in args.tasks:
+            found = [measure(task, seed, **size, horizons=args.horizons) for seed in args.seeds]
+            write(found, args.folder / f"{task.key}.json", size)
+    draw(read(args.folder), args.output)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.training.algorithms import (
+    NEEDS_MODEL,
     ON_POLICY,
     action_noise,
     agent_class,
@@ -95,6 +96,8 @@ def plan_run(args: TrainArguments) -> TrainingRun:
     """
     check_flags(args.env, args.device, progress=args.progress, tensorboard=bool(args.tensorboard_log))
     cls = agent_class(args.algo, args.backend)
+    if args.algo in NEEDS_MODEL and not args.model:
+        raise ValueError(f"{args.algo} computes its updates with a model: leave out --no-model.")
     path = Path(args.conf_file) if args.conf_file else HYPERPARAMS_FOLDER / f"{args.algo}.yml"
     keys = agent_keys(cls)
     config = load_configuration(path, args.env, keys, args.hyperparams)

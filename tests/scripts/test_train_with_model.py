@@ -295,3 +295,27 @@ def test_a_gate_from_yaml() -> None:
 def test_starts_are_the_rows_after_an_end() -> None:
     rows = transitions([0, 1, 2, 3, 4, 5], last=[False, True, False, False, True, True])
     assert episode_starts(rows)[:, 0].tolist() == [0.0, 2.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("algo", "extra"), [("svg", []), ("mpg", ["estimator:likelihood_ratio"]), ("mpg", ["estimator:mixed"])]
+)
+def test_agents_that_use_the_model_themselves(algo: str, extra: list[str], tmp_path: Path) -> None:
+    words = [*SAC, "horizon:2", "probe_freq:0", *extra]
+    words[1] = algo
+    words[words.index("-n") + 1] = "60"
+    assert main([*words, "-f", str(tmp_path)]) == 0
+    folder = tmp_path / algo / "InvertedPendulum-v5_1"
+    summary = summary_of(folder)
+    assert (summary["finished"], summary["agent_updates"], summary["hyperparameters"]["horizon"]) == (True, 10, 2)
+    assert summary["model"]["fits"] == 1
+    assert summary["phase_seconds"]["model_rollout"] == 0
+    assert enjoy.main([str(folder), "--n-episodes", "1"]) == 0
+
+
+def test_agents_that_use_the_model_themselves_need_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SAC, "--no-model", "-f", str(tmp_path)]
+    words[1] = "svg"
+    assert main(words) == 2
+    assert "svg computes its updates with a model: leave out --no-model" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

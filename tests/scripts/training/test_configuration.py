@@ -150,3 +150,11 @@ def test_shipped_files_fit_their_agents(algo: str) -> None:
         config = load_configuration(path, env_id, keys)
         assert config.run["n_timesteps"] > 0
         assert algo not in ON_POLICY or "gradient_steps" not in config.agent
+
+
+def test_an_agent_that_passes_arguments_on_takes_those_of_its_parents() -> None:
+    keys = agent_keys(agent_class("svg", "sb3"))
+    assert {"horizon", "max_grad_norm", "learning_starts", "target_entropy"} <= set(keys)
+    assert not {"policy", "env", "kwargs", "self"} & set(keys)
+    assert "learning_starts" in agent_keys(agent_class("sac", "sb3"))
+    assert "horizon" not in agent_keys(agent_class("sac", "sb3"))
