@@ -221,6 +221,18 @@ def test_a_value_that_depends_on_the_parameters_counts_in_both() -> None:
             assert abs(mean - 0.8) < 4 * error
 
 
+def test_a_value_after_a_termination_counts_in_neither() -> None:
+    """Row 0 terminates at once, row 1 goes on: of a value ``theta s`` at ``s = 2`` only row 1 gets the derivative."""
+    theta = th.ones(2, dtype=th.float64, requires_grad=True)
+    model = line(lambda obs, action: (2 + 0 * action, 0 * action[:, 0], obs[:, 0] == 5))
+    fixed = Normal(lambda obs: 0 * theta, 0.5)
+    for estimator in ESTIMATORS:
+        objective = ImaginedReturn(1, 0.5, value=ByHand(theta), baseline="none")
+        starts = th.tensor([[5.0], [1.0]], dtype=th.float64)
+        found = estimator(model, fixed, starts, objective, generator=generator(2))
+        assert row_gradients(found, theta).tolist() == [0, 0.5 * 2]
+
+
 def test_the_entropy_of_a_normal_is_maximised_alike() -> None:
     """Reward zero: the gradient of ``-alpha ln pi`` by the log of the spread is ``alpha``, whatever the estimator."""
 
