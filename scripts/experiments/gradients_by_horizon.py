@@ -216,7 +216,7 @@ def draw(found: Sequence[Measured], path: Path) -> None:
         below.set(xlabel="horizon H (steps)", xticks=HORIZONS, xticklabels=[str(horizon) for horizon in HORIZONS])
         below.minorticks_off()
         above.legend()
-        below.legend()
+        below.legend(loc="upper right" if task.rate < 0 else "lower right")
     axes[0, 0].set_ylabel("variance of one trajectory's gradient\n(summed over parameters, reward²)")
     axes[1, 0].set_ylabel("mean log-growth of the Jacobian\nproduct (1/step)")
     figure.tight_layout()
@@ -227,7 +227,11 @@ def draw(found: Sequence[Measured], path: Path) -> None:
 
 def write(found: Sequence[Measured], path: Path, size: dict[str, int]) -> None:
     """The numbers of one task, with the command and the versions."""
-    command = shlex.join(["python", "scripts/experiments/gradients_by_horizon.py", *sys.argv[1:]])
+    numbers = {"seeds": [one.seed for one in found], "horizons": [*found[0].health.horizons]}
+    numbers |= {name: [count] for name, count in size.items()}
+    flags = [str(word) for name, values in numbers.items() for word in (f"--{name}", *values)]
+    words = [str(path.parent), "--tasks", path.stem, *flags]
+    command = shlex.join(["python", "scripts/experiments/gradients_by_horizon.py", *words])
     measured = [{"task": one.task, "seed": one.seed, **one.health._asdict()} for one in found]
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {"command": command, **size, "versions": versions("sb3"), "measured": measured}
