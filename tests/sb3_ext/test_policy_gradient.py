@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch as th
@@ -275,25 +273,3 @@ def test_the_log_goes_by_the_name_of_the_agent(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     agent(SVG, horizon=0, tensorboard_log=str(tmp_path)).learn(3)
     assert (tmp_path / "SVG_1").is_dir()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("cls", "estimator"), [(SVG, None), (ModelPolicyGradient, "likelihood_ratio")])
-def test_it_swings_the_pendulum_up(cls: type[Any], estimator: str | None) -> None:
-    env = gymnasium.make("Pendulum-v1")
-    chosen = {} if estimator is None else {"estimator": estimator, "horizon": 3}
-    settings = SMALL | {"learning_starts": 200, "batch_size": 128, "gradient_steps": 4, "buffer_size": 3000}
-    settings |= {"policy_kwargs": {"net_arch": [64, 64]}, "learning_rate": 1e-3, "probe_freq": 0}
-    ours = cls("MlpPolicy", env, **settings, **chosen)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ours.learn(2500, callback=DynaCallback())
-    returns = []
-    for seed in range(10):
-        obs, _ = env.reset(seed=seed)
-        total = 0.0
-        for _ in range(200):
-            obs, reward, _, _, _ = env.step(ours.predict(obs, deterministic=True)[0])
-            total += float(reward)
-        returns.append(total)
-    assert np.mean(returns) > -400
