@@ -180,6 +180,8 @@ class DynaCallback(BaseCallback):
         check_functions(self.dynamics, self._first_observations())
         if isinstance(self.model, ModelUser):
             self.model.check_model(self.dynamics, self._first_observations())
+            if self._resumed and (self._fits or self.trainer is None):  # the next fit may be far away
+                self.model.use_model(self.dynamics)
         warn_if_the_model_is_not_saved(self.locals.get("callback"))
         warn_if_rows_are_missing(self._off_policy, mixed_buffer(self.model))
         # A second learn() goes on with the schedule. A new agent, or one that was loaded and lacks its synthetic rows,

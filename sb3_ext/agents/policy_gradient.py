@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -26,6 +27,7 @@ from mbrl_wrappers.gradient_estimators import (
 )
 from mbrl_wrappers.gradient_health import equal_groups, gradient_health
 from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DynamicsModel
 from sb3_ext.actor_policy import ActorPolicy
 from sb3_ext.agent_value import normalized
@@ -350,6 +352,15 @@ class ModelPolicyGradient(SAC):
             groups=groups,
         )
         record_health(self.logger, health)
+
+    def own_state(self) -> StateDict:
+        """What a run checkpoint keeps of it besides SAC's state."""
+        return {"gradient_seed": self.gradient_seed, "skipped_updates": self.skipped_updates}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model comes from the callback."""
+        require_keys(state, ("gradient_seed", "skipped_updates"), type(self).__name__)
+        self.gradient_seed, self.skipped_updates = state["gradient_seed"], state["skipped_updates"]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "dynamics", "_model_promised", "_differentiable"]

@@ -58,8 +58,6 @@ _CONFIGS = {
 _EXTRAS = {"sb3_contrib": "contrib", "sbx": "sbx"}
 _SET_BY_TRAIN = ("self", "env", "policy", "seed", "device", "tensorboard_log", "verbose", "_init_setup_model")
 ON_POLICY = ("ppo", "a2c", "trpo")
-NEEDS_MODEL = ("mpg", "svg")
-"""Agents whose own update uses a model."""
 
 
 def agent_class(algo: str, backend: str) -> type[BaseAlgorithm]:

@@ -11,7 +11,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from scripts.training.algorithms import (
-    NEEDS_MODEL,
     ON_POLICY,
     action_noise,
     agent_class,
@@ -96,8 +95,6 @@ def plan_run(args: TrainArguments) -> TrainingRun:
     """
     check_flags(args.env, args.device, progress=args.progress, tensorboard=bool(args.tensorboard_log))
     cls = agent_class(args.algo, args.backend)
-    if args.algo in NEEDS_MODEL and not args.model:
-        raise ValueError(f"{args.algo} computes its updates with a model: leave out --no-model.")
     path = Path(args.conf_file) if args.conf_file else HYPERPARAMS_FOLDER / f"{args.algo}.yml"
     keys = agent_keys(cls)
     config = load_configuration(path, args.env, keys, args.hyperparams)

@@ -10,16 +10,18 @@ import pytest
 import torch as th
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers import FunctionModel
+from mbrl_wrappers import EnsembleDynamics, FitConfig, FunctionModel, Trainer
 from mbrl_wrappers.gradient_estimators import pathwise
 from mbrl_wrappers.seeding import fenced_global_streams
 from sb3_ext import ActorPolicy, DynaCallback, DynaConfig
 from sb3_ext.agents import SVG, ModelPolicyGradient
 from tests.oracle import DiscreteOracleEnv, OracleEnv, oracle_model, oracle_step
 from tests.sb3_ext.dyna_agents import oracle_env, small_callback, weights
+from tests.sb3_ext.resumed_runs import RARE, Built, differences, run
 
 SMALL: dict[str, Any] = {
     "learning_starts": 20,
@@ -173,6 +175,30 @@ def test_it_goes_on_from_a_file_that_holds_no_model(cls: type[Any], tmp_path: Pa
     assert weights(loaded).equal(weights(ours))
     loaded.learn(15, callback=small_callback(env), reset_num_timesteps=False)
     assert loaded._n_updates > ours._n_updates
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    """Killed between two fits: the agent goes on in the model as it was, with the draws that come next."""
+
+    def build() -> Built:
+        env = make_vec_env("Pendulum-v1", seed=0)
+        model = EnsembleDynamics(
+            env.observation_space, env.action_space, num_members=2, num_elites=1, hidden=(8,), device="cpu"
+        )
+        dyna = DynaCallback(model, RARE, trainer=Trainer(model, FitConfig(max_gradient_steps=8)))
+        return Built(agent(SVG, env, horizon=2, probe_freq=0, learning_starts=45), [dyna])
+
+    whole, killed = run(tmp_path / "whole", build, 90), run(tmp_path / "killed", build, 90, (67,))
+    assert killed.restored_to == [0, 50]
+    assert list(differences(whole.state, killed.state)) == []
+
+
+def test_a_run_without_a_seed_keeps_the_seed_of_its_draws() -> None:
+    first, second = agent(SVG, seed=None), agent(SVG, seed=None)
+    first.skipped_updates = 4
+    assert first.gradient_seed != second.gradient_seed
+    second.load_own_state(first.own_state())
+    assert (second.gradient_seed, second.skipped_updates) == (first.gradient_seed, 4)
 
 
 def test_a_model_without_gradients_is_refused_before_a_step_is_taken() -> None:
