@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
 
 BACKENDS = ("sb3", "sbx")
-MODEL_ONLY = ("dh", "mpg", "svg", "mve-sac", "mve-td3", "mve-ddpg", "steve-sac", "steve-td3", "steve-ddpg")
+MODEL_ONLY = ("dh", "mve-sac", "mve-td3", "mve-ddpg", "steve-sac", "steve-td3", "steve-ddpg", "mpg", "svg")
 """Agents whose update uses a model."""
 ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c", "trpo", "naf", *MODEL_ONLY)
 

@@ -318,7 +318,7 @@ def test_agents_that_use_the_model_themselves_need_one(tmp_path: Path, capsys: p
     words[1] = "svg"
     with pytest.raises(SystemExit):
         main(words)
-    assert "svg trains inside a model: leave out --no-model" in capsys.readouterr().err
+    assert "svg trains with a model: leave out --no-model" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 
