@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rollout import Rollout, branched_rollout
-from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
+from mbrl_wrappers.seeding import fresh_seed, seed_at
+from mbrl_wrappers.states import StateDict
 from mbrl_wrappers.types import DynamicsModel
 from mbrl_wrappers.unroll import Unrolled, unroll
 from sb3_ext.actor_policy import ActorPolicy
@@ -26,6 +27,8 @@ from sb3_ext.agents.differentiable import check_differentiable
 from sb3_ext.agents.double_horizon_config import DoubleHorizonConfig
 from sb3_ext.agents.double_horizon_losses import Segment, critic_loss, real_segment
 from sb3_ext.agents.double_horizon_policy import CriticEnsemble, DoubleHorizonPolicy
+from sb3_ext.agents.double_horizon_state import double_horizon_state, load_double_horizon_state
+from sb3_ext.agents.model_draws import ModelDraws
 from sb3_ext.agents.state_ring import StateRing
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.model_log import record_rollout
@@ -106,9 +109,11 @@ class DoubleHorizon(SAC):
         self.dynamics: DynamicsModel[Any] | None = None
         self._announced = False
         self._ring = StateRing(self.config.ring_states)
-        self._base_seed = fresh_seed() if self.seed is None else self.seed
-        self._starts_rng = np.random.default_rng(seed_at(self._base_seed, 1))
+        seed = fresh_seed() if self.seed is None else self.seed
+        self._starts_rng = np.random.default_rng(seed_at(seed, 1))
+        self._model_draws = ModelDraws(seed_at(seed, 2))
         self._generator: th.Generator | None = None
+        self._keeps_statistics = False
         self._real_updates = self._skipped_updates = 0
 
     # --- the model: called by DynaCallback --------------------------------------------------------------------------
@@ -129,11 +134,16 @@ class DoubleHorizon(SAC):
         self._announced = True
 
     def use_model(self, dynamics: DynamicsModel[Any]) -> None:
-        """Train inside ``dynamics`` from now on, with observations standardised by all real rows."""
-        buffer = mixed_buffer(self)
-        if self._generator is None or self._generator.device != dynamics.device:
-            self._generator = torch_generator(seed_at(self._base_seed, 2), dynamics.device)
+        """Train inside ``dynamics`` from now on, with observations standardised by all real rows.
+
+        An agent that goes on from a checkpoint has the statistics of the last fit before it.
+        """
+        self._generator = self._model_draws.on(dynamics.device)
         self.dynamics = dynamics
+        if self._keeps_statistics:
+            self._keeps_statistics = False
+            return
+        buffer = mixed_buffer(self)
         rows = buffer.observations[: buffer.size()]
         self.policy.standardize(th.as_tensor(rows.reshape(-1, rows.shape[-1]), device=self.device))
 
@@ -286,8 +296,20 @@ class DoubleHorizon(SAC):
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
+    def own_state(self) -> StateDict:
+        """What a run checkpoint keeps besides SAC's state."""
+        return double_horizon_state(self)
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model comes from the callback.
+
+        Raises:
+            ValueError: if it is the state of an agent with another ring.
+        """
+        load_double_horizon_state(self, state)
+
     def _excluded_save_params(self) -> list[str]:
-        derived = ["dynamics", "_announced", "_ring", "_base_seed", "_starts_rng", "_generator"]
+        derived = ["dynamics", "_announced", "_ring", "_model_draws", "_starts_rng", "_generator", "_keeps_statistics"]
         return [*super()._excluded_save_params(), *derived]
 
 

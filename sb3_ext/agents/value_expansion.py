@@ -9,13 +9,15 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from mbrl_wrappers.precision import model_dtype
-from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
+from mbrl_wrappers.seeding import fresh_seed, seed_at
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import DifferentiablePolicy, DynamicsModel, MemberModel
 from mbrl_wrappers.unroll import Unrolled, unroll
+from sb3_ext.agents.model_draws import ModelDraws
 from sb3_ext.agents.value_expansion_config import ExpansionConfig
 from sb3_ext.agents.value_expansion_targets import ExpandedValues, mve, not_imagined, steve
 from sb3_ext.buffers import MixedReplayBuffer
@@ -73,8 +75,7 @@ class ValueExpansion(OffPolicyAlgorithm):
             )
         self.dynamics: DynamicsModel[Any] | None = None
         self._announced = False
-        self._base_seed = fresh_seed() if self.seed is None else self.seed
-        self._generator: Generator | None = None
+        self._draws = ModelDraws(seed_at(fresh_seed() if self.seed is None else self.seed, 1))
 
     # --- the model: called by DynaCallback --------------------------------------------------------------------------
 
@@ -93,8 +94,6 @@ class ValueExpansion(OffPolicyAlgorithm):
 
     def use_model(self, dynamics: DynamicsModel[Any]) -> None:
         """Expand in ``dynamics`` from now on; STEVE in each of its members by itself, where it has some."""
-        if self._generator is None or self._generator.device != dynamics.device:
-            self._generator = torch_generator(seed_at(self._base_seed, 1), dynamics.device)
         lasting = getattr(dynamics, "with_propagation", None)
         self.dynamics = dynamics if self.rule == "mve" or lasting is None else lasting("tsinf")
 
@@ -119,14 +118,14 @@ class ValueExpansion(OffPolicyAlgorithm):
         dynamics, horizon = self.dynamics, self.config.horizon
         if dynamics is None or horizon == 0:
             return not_imagined(starts.repeat_interleave(members, 0), int(np.prod(self.action_space.shape or ())))
-        assert self._generator is not None
+        generator = self._draws.on(dynamics.device)
         rows = starts.to(dynamics.device, model_dtype(dynamics))
         state = None
         if members > 1:
             assert isinstance(dynamics, MemberModel)
-            state = dynamics.reset_particles(rows, members, generator=self._generator)
+            state = dynamics.reset_particles(rows, members, generator=generator)
             rows = rows.repeat_interleave(members, 0)
-        unrolled = unroll(dynamics, policy, rows, horizon, generator=self._generator, state=state)
+        unrolled = unroll(dynamics, policy, rows, horizon, generator=generator, state=state)
         return Unrolled(*(None if part is None else part.to(self.device) for part in unrolled))  # type: ignore[arg-type]
 
     # --- updates: what SAC and TD3 share ----------------------------------------------------------------------------
@@ -164,5 +163,20 @@ class ValueExpansion(OffPolicyAlgorithm):
             for steps, weight in enumerate(expanded.weights.mean(1).tolist()):
                 self.logger.record(f"train/weight_{steps}", weight)
 
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def own_state(self) -> StateDict:
+        """What a run checkpoint keeps besides the parent's state."""
+        return {"draws": self._draws.state_dict()}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model comes from the callback.
+
+        Raises:
+            ValueError: if it is the state of another agent.
+        """
+        require_keys(state, ("draws",), type(self).__name__)
+        self._draws.load_state_dict(state["draws"])
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "dynamics", "_generator"]
+        return [*super()._excluded_save_params(), "dynamics", "_draws"]
