@@ -26,7 +26,8 @@ from mbrl_wrappers.torch_states import (
     optimizer_state,
 )
 from sb3_ext.jax_state import jax_state, load_jax_state
-from sb3_ext.plain_values import plain
+from sb3_ext.model_user import ModelUser
+from sb3_ext.plain_values import plain, revived
 
 COUNTERS = (
     "num_timesteps",
@@ -40,6 +41,7 @@ COUNTERS = (
 )
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 EPISODES = ("ep_info_buffer", "ep_success_buffer")
+_STREAMS = (th.Generator, np.random.Generator, np.random.RandomState)
 EXPLORATION = ("exploration_mat", "exploration_matrices")
 _PARTS = (
     "agent",
@@ -66,6 +68,7 @@ def agent_state(agent: BaseAlgorithm) -> StateDict:
     """
     if hasattr(agent, "_last_lstm_states"):
         raise TypeError(f"The recurrent state of {type(agent).__name__} cannot be kept in a run checkpoint yet.")
+    _check_can_be_kept(agent)
     networks, tensors = agent._get_torch_save_params()
     return {
         "agent": type(agent).__name__,
@@ -115,9 +118,10 @@ def load_agent_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     for name, value in state["last"].items():
         setattr(agent, name, value)
     for name, values in state["episodes"].items():
-        buffer = None if values is None else deque(values, maxlen=agent._stats_window_size)
+        buffer = None if values is None else deque(revived(values), maxlen=agent._stats_window_size)
         setattr(agent, name, buffer)
     set_numpy_stream_state(agent.action_space.np_random, state["action_space"])
+    _vectorize_noise(agent)
     load_exploration_state(agent, state)
 
 
@@ -153,6 +157,19 @@ def load_exploration_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> No
             noise.noise_prev = np.array(memory)  # type: ignore[attr-defined]
 
 
+def _check_can_be_kept(agent: BaseAlgorithm) -> None:
+    """Raise a ``TypeError`` for an agent that holds more than SB3's do and does not say what."""
+    if hasattr(agent, "own_state"):
+        return
+    streams = [name for name, value in vars(agent).items() if isinstance(value, _STREAMS)]
+    if streams or isinstance(agent, ModelUser):
+        held = f"the random stream {streams[0]}" if streams else "what it computes with the model"
+        raise TypeError(
+            f"A run checkpoint cannot keep {held} of {type(agent).__name__}: give it own_state() -> StateDict and "
+            "load_own_state(state), as sb3_ext.agents.DoubleHorizon has them."
+        )
+
+
 def _has(agent: BaseAlgorithm, name: str) -> bool:
     owner, _, attribute = name.rpartition(".")
     return hasattr(getattr(agent, owner, None) if owner else agent, attribute)
@@ -178,6 +195,13 @@ def _distributions(agent: BaseAlgorithm) -> dict[str, Any]:
     """The action distributions of the policy and of its actor."""
     holders: dict[str, Any] = {"policy": agent.policy, "actor": getattr(agent.policy, "actor", None)}
     return {name: each.action_dist for name, each in holders.items() if getattr(each, "action_dist", None) is not None}
+
+
+def _vectorize_noise(agent: Any) -> None:
+    """One action noise for each of several environments, as ``learn()`` makes them when it starts."""
+    noise, count = agent.action_noise, agent.n_envs
+    if noise is not None and count > 1 and not isinstance(noise, VectorizedActionNoise):
+        agent.action_noise = VectorizedActionNoise(noise, count)
 
 
 def _single_noises(noise: ActionNoise | None) -> list[ActionNoise]:

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import (
 
 from mbrl_wrappers.states import StateDict, require_keys
 from sb3_ext.averaged_callbacks import WithAveragedActor
-from sb3_ext.plain_values import plain
+from sb3_ext.plain_values import plain, revived
 from sb3_ext.vec_env_state import load_vec_env_state, vec_env_state
 
 _COUNTERS = (
@@ -71,11 +71,11 @@ def load_callback_state(callback: BaseCallback, state: Mapping[str, Any]) -> Non
     if hasattr(callback, "load_state_dict") and state["own"] is not None:
         callback.load_state_dict(state["own"])
     for counter, value in state["counters"].items():
-        setattr(callback, counter, value)
+        setattr(callback, counter, revived(value))
     if isinstance(callback, EvalCallback):
         evaluations = state["evaluations"]
         for column in _EVALUATIONS:
-            getattr(callback, column)[:] = evaluations[column]
+            getattr(callback, column)[:] = revived(evaluations[column])
         if evaluations["env"] is not None:
             load_vec_env_state(callback.eval_env, evaluations["env"])
 

@@ -51,7 +51,7 @@ from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observat
 NEVER = sys.maxsize
 """A step that is not reached: when a process with rate 0 is due."""
 
-_COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "compared", "fit_seconds", "rollout_seconds")
+_COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "handed", "compared", "fit_seconds", "rollout_seconds")
 
 MAX_DRAWS = 20
 """Maximum number of attempts to draw enough starts inside the model's limits."""
@@ -133,7 +133,7 @@ class DynaCallback(BaseCallback):
         self._agent: object = None
         self._next_fit = self._next_rollout = 0
         self._last_round = 0
-        self._compared = False
+        self._compared = self._handed = False
         self._fits = 0
         self._resumed = False
 
@@ -180,7 +180,7 @@ class DynaCallback(BaseCallback):
         check_functions(self.dynamics, self._first_observations())
         if isinstance(self.model, ModelUser):
             self.model.check_model(self.dynamics, self._first_observations())
-            if self._resumed and (self._fits or self.trainer is None):  # the next fit may be far away
+            if self._resumed and self._handed:  # the next fit may be far away
                 self.model.use_model(self.dynamics)
         warn_if_the_model_is_not_saved(self.locals.get("callback"))
         warn_if_rows_are_missing(self._off_policy, mixed_buffer(self.model))
@@ -281,6 +281,7 @@ class DynaCallback(BaseCallback):
         if isinstance(self.model, ModelUser):
             assert self.dynamics is not None
             self.model.use_model(self.dynamics)
+            self._handed = True
 
     def _roll_out(self, buffer: MixedReplayBuffer) -> None:
         assert self.dynamics is not None
@@ -387,7 +388,8 @@ class DynaCallback(BaseCallback):
         set_torch_stream_state(self._generator, state["rollout_stream"])
         self.report = report_from_state(state["report"])
         self._next_fit, self._next_rollout = state["next_fit"], state["next_rollout"]
-        self._last_round, self._fits, self._compared = state["last_round"], state["fits"], state["compared"]
+        self._last_round, self._fits = state["last_round"], state["fits"]
+        self._compared, self._handed = state["compared"], state["handed"]
         self.fit_seconds, self.rollout_seconds = state["fit_seconds"], state["rollout_seconds"]
         self._agent, self._resumed = self.model, True
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.logger import (
 
 from mbrl_wrappers.optional import require
 from mbrl_wrappers.states import StateDict, require_keys
-from sb3_ext.plain_values import plain
+from sb3_ext.plain_values import plain, revived
 
 _LOGGED = ("name_to_value", "name_to_count", "name_to_excluded")
 
@@ -48,7 +48,7 @@ def load_log_state(logger: Logger, state: Mapping[str, Any]) -> None:
         ValueError: if it is no state of a logger.
     """
     require_keys(state, (*_LOGGED, "folder", "tensorboard", "rows"), "a logger")
-    logger.name_to_value.update(state["name_to_value"])
+    logger.name_to_value.update(revived(state["name_to_value"]))
     logger.name_to_count.update(state["name_to_count"])
     logger.name_to_excluded.update({name: tuple(formats) for name, formats in state["name_to_excluded"].items()})
     for output in _csv_outputs(logger):

@@ -12,6 +12,10 @@ from stable_baselines3.her import HerReplayBuffer
 from mbrl_wrappers.states import Ring
 
 _COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_SETTINGS = frozenset(("observation_space", "action_space", "obs_shape", "action_dim", "buffer_size", "device")) | {
+    *("n_envs", "pos", "full", "optimize_memory_usage", "handle_timeout_termination", "n_steps", "gamma")
+}
+"""What SB3's buffers hold besides columns: where they are, and how they were built."""
 
 
 def check_can_be_kept(buffer: object) -> None:
@@ -20,6 +24,12 @@ def check_can_be_kept(buffer: object) -> None:
         raise TypeError(
             f"The rows of a {type(buffer).__name__} cannot be kept in a run checkpoint: use ReplayBuffer, "
             "NStepReplayBuffer, DictReplayBuffer or MixedReplayBuffer."
+        )
+    more = sorted(set(vars(buffer)) - _SETTINGS - {*_COLUMNS})
+    if more and not hasattr(buffer, "state_dict"):
+        raise TypeError(
+            f"A {type(buffer).__name__} holds {', '.join(more)} besides the columns of SB3's buffers, and a run "
+            "checkpoint would lose it: use ReplayBuffer or MixedReplayBuffer."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch.nn.functional import mse_loss
 
 from mbrl_wrappers.checks import at_least, within
+from mbrl_wrappers.states import StateDict, require_keys
 from sb3_ext.agents.naf_explorer import ExploringController
 from sb3_ext.agents.naf_policy import NAFNetwork, NAFPolicy
 
@@ -138,6 +140,22 @@ class NAF(OffPolicyAlgorithm):
             self.logger.record("train/loss", np.mean(losses))
         if self._explorer is not None:
             self.logger.record("rollout/controlled_episodes", self._explorer.episodes)
+
+    def own_state(self) -> StateDict:
+        """What a run checkpoint keeps besides the state of every SB3 agent: that of the controller that explores."""
+        return {"explorer": None if self._explorer is None else self._explorer.state_dict()}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if a controller explored then and none does now, or the other way round.
+        """
+        require_keys(state, ("explorer",), type(self).__name__)
+        if (state["explorer"] is None) != (self._explorer is None):
+            raise ValueError("A controller explored in one of the run that was saved and this one: call explore_with.")
+        if self._explorer is not None:
+            self._explorer.load_state_dict(state["explorer"])
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "q_net", "q_net_target", "_explorer"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_wrappers.checks import within
+from mbrl_wrappers.seeding import numpy_stream_state, set_numpy_stream_state
+from mbrl_wrappers.states import StateDict, require_keys
 
 
 class PredictingController(Protocol):
@@ -69,3 +72,35 @@ class ExploringController:
         """Say which environments ``(N,)`` begin a new episode next."""
         if self._starts is not None:
             self._starts = self._starts | dones.astype(bool)
+
+    def state_dict(self) -> StateDict:
+        """Stream, counts, the episodes that the controller acts in, and what it remembers of them.
+
+        Raises:
+            TypeError: for a controller whose state cannot be kept, as that of ``controllers.MPCPolicy`` can.
+        """
+        if self._state is not None and not hasattr(self.controller, "state_from"):
+            raise TypeError(
+                f"A run checkpoint cannot keep the state of {type(self.controller).__name__}: explore with an "
+                "MPCPolicy, or with a controller that has no state."
+            )
+        return {
+            "stream": numpy_stream_state(self._rng),
+            "episodes": self.episodes,
+            "starts": None if self._starts is None else self._starts.copy(),
+            "acts": self._acts.copy(),
+            "controller": None if self._state is None else self._state.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if it is the state of something else.
+        """
+        require_keys(state, ("stream", "episodes", "starts", "acts", "controller"), "an ExploringController")
+        controller: Any = self.controller
+        remembered = None if state["controller"] is None else controller.state_from(state["controller"])
+        set_numpy_stream_state(self._rng, state["stream"])
+        self.episodes, self._state = state["episodes"], remembered
+        self._starts, self._acts = state["starts"], state["acts"]
