@@ -19,13 +19,8 @@ from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.states import Stateful
 from mbrl_wrappers.storage.run_checkpoint import RunCheckpoints
 from sb3_ext.callback_states import every_callback
-from sb3_ext.run_state import (
-    check_description,
-    load_late_state,
-    load_run_state,
-    run_description,
-    run_state,
-)
+from sb3_ext.run_description import check_description, run_description
+from sb3_ext.run_state import load_late_state, load_run_state, run_state
 from sb3_ext.vec_env_state import why_vec_not_exportable
 
 Callbacks = BaseCallback | Sequence[BaseCallback] | None

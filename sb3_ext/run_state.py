@@ -12,7 +12,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from mbrl_wrappers.seeding import global_streams_state, seed_at, set_global_streams_state
 from mbrl_wrappers.states import StateDict, require_keys
-from mbrl_wrappers.storage.space_json import space_to_json
 from sb3_ext.agent_state import agent_state, load_agent_state, load_exploration_state
 from sb3_ext.averaged_actor import AveragedActor
 from sb3_ext.buffers import MixedReplayBuffer
@@ -83,30 +82,6 @@ def load_late_state(agent: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     load_exploration_state(agent, state["agent"])
     load_log_state(agent.logger, state["logger"])
     set_global_streams_state(state["streams"])
-
-
-def run_description(agent: BaseAlgorithm) -> dict[str, Any]:
-    """What a run is about, as strict JSON: by it a run refuses the checkpoints of another one."""
-    ids: list[str | None] = []
-    for spec in [] if agent.env is None else agent.env.get_attr("spec"):
-        ids.append(None if spec is None else spec.id)
-    return {
-        "agent": type(agent).__name__,
-        "env": ids[0] if ids else None,
-        "num_envs": agent.n_envs,
-        "observation_space": space_to_json(agent.observation_space),
-        "action_space": space_to_json(agent.action_space),
-    }
-
-
-def check_description(agent: BaseAlgorithm, saved: Mapping[str, Any]) -> None:
-    """Raise a ``ValueError`` if a checkpoint is of another agent, task or number of environments."""
-    for name, here in run_description(agent).items():
-        if saved.get(name) != here:
-            raise ValueError(
-                f"The checkpoint is of another run: its {name} is {saved.get(name)!r}, and this one's {here!r}. Build "
-                "the run as it was, or give this one another folder."
-            )
 
 
 @contextmanager
