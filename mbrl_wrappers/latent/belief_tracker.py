@@ -144,15 +144,15 @@ class BeliefTracker(Generic[S]):
         self.times_inferred_anew += 1
         length = th.tensor([len(seen) for seen in self._sensors], device=self.model.device)
         belief = map_tensors(th.clone, self.model.initial(self.num_rows))
+        nothing = th.zeros(self.codec.size, device=self.model.device)
         for time in range(int(length.max())):
+            # All rows together, so that each has its own draws: those whose episode is shorter keep their belief.
+            seen = th.stack([readings[min(time, len(readings) - 1)] for readings in self._sensors])
+            action = th.stack([taken[time - 1] if 0 < time <= len(taken) else nothing for taken in self._actions])
+            first = th.full((self.num_rows,), time == 0, device=self.model.device)
+            moved = self._observed(belief, action, seen, first, _ANEW, time)
             rows = (length > time).nonzero().squeeze(1)
-            listed = rows.tolist()
-            seen = th.stack([self._sensors[row][time] for row in listed])
-            action = th.zeros(len(rows), self.codec.size, device=self.model.device)
-            if time:
-                action = th.stack([self._actions[row][time - 1] for row in listed])
-            first = th.full((len(rows),), time == 0, device=self.model.device)
-            belief = put_rows(belief, rows, self._observed(take_rows(belief, rows), action, seen, first, _ANEW, time))
+            belief = put_rows(belief, rows, take_rows(moved, rows))
         self._belief, self._version = belief, weights_version(self.model)
 
 

@@ -113,7 +113,7 @@ def sequence_quality(network: StateSpaceNetwork, batch: SequenceBatch, *, genera
     inferred = network.infer(batch, noise)
     terms = elbo_terms(network, batch, inferred)
     count = int(batch.valid.sum())
-    half = batch.obs.shape[1] // 2
+    half = int(batch.length.max()) // 2  # windows may all be shorter than they could be
     long_enough = batch.length > half
     closed, opened = (math.nan,) * len(dimensions(network)), (math.nan,) * len(dimensions(network))
     if half and bool(long_enough.any()):

@@ -64,11 +64,12 @@ class Episodes(NamedTuple):
         first = th.ones_like(begin, dtype=th.bool)
         number = begin
         if row_ids is not None:
-            number = row_ids.to(begin.device)[begin]
+            ids = row_ids.to(begin.device)
+            number = ids[begin]
             # Of an environment the ids rise; where they fall, the next environment's oldest row begins. It begins an
             # episode only if it is that environment's very first row, whose id is the number of the environment.
-            falls = th.cat([begin.new_ones(1, dtype=th.bool), number[1:] < number[:-1]])
-            first = ~falls | (number == falls.long().cumsum(0) - 1)
+            oldest = th.cat([begin.new_ones(1, dtype=th.bool), ids[1:] < ids[:-1]])
+            first = ~oldest[begin] | (number == (oldest.long().cumsum(0) - 1)[begin])
         return cls(rows, begin, ends - begin + 1, first, number)
 
     def take(self, index: Tensor) -> Episodes:
@@ -79,7 +80,8 @@ class Episodes(NamedTuple):
         """Training runs and runs held out: whole episodes, the same from fit to fit as they become more.
 
         A run is held out when its own draw, of one seeded stream, is below ``ratio``. At least one run goes to each
-        side. A single run is divided in time, its last part is held out.
+        side. Where few runs differ much in length, so that more than half of all rows would be held out (and more than
+        ``ratio``), the two sides change places. A single run is divided in time, its last part is held out.
         """
         if len(self.begin) == 1:
             kept = min(max(round((1 - ratio) * int(self.steps)), 1), int(self.steps) - 1)
@@ -98,6 +100,9 @@ class Episodes(NamedTuple):
         held = draws < ratio
         held[draws.argmin()] = True
         held[draws.argmax()] = False
+        steps = self.steps.cpu().numpy()
+        if steps[held].sum() > max(ratio, 0.5) * steps.sum():
+            held = ~held
         mask = th.as_tensor(held, device=self.begin.device)
         return self.take((~mask).nonzero().squeeze(1)), self.take(mask.nonzero().squeeze(1))
 

@@ -184,3 +184,24 @@ def test_one_episode_is_divided_in_time() -> None:
     assert not held.first.any()
     two = Episodes.of(counter(20, 20)).split(0.01, seed=0)
     assert [len(part.begin) for part in two] == [1, 1]
+
+
+def test_the_oldest_rows_of_endless_environments_are_no_beginning() -> None:
+    """Rings in which no episode ends: each environment is one run, and their first numbers rise."""
+    times = th.arange(50, 60).float()
+    obs, never = th.stack([times, times], 1), th.zeros(10, dtype=th.bool)
+    newest = th.arange(10) == 9
+    half = Transitions(obs, times[:, None] / 100, times, obs + 1, never, newest)
+    rows = Transitions(*(th.cat([column, column]) for column in half))
+    late = Episodes.of(rows, th.cat([th.arange(100, 120, 2), th.arange(101, 121, 2)]))
+    assert late.first.tolist() == [False, False]
+    early = Episodes.of(rows, th.cat([th.arange(0, 20, 2), th.arange(1, 21, 2)]))
+    assert early.first.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_most_rows_are_trained_on_however_long_single_runs_are(seed: int) -> None:
+    train, held = Episodes.of(counter(100, 3)).split(0.1, seed=seed)
+    assert (train.num_steps, held.num_steps) == (100, 3)
+    train, held = Episodes.of(counter(5, 3)).split(0.8, seed=seed)
+    assert {train.num_steps, held.num_steps} == {3, 5}
