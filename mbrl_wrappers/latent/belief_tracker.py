@@ -117,9 +117,9 @@ class BeliefTracker(Generic[S]):
         return shown.copy()
 
     @property
-    def sensors(self) -> NDArray[np.float32]:
+    def sensors(self) -> NDArray[Any]:
         """The newest readings ``(N, O)``."""
-        newest: NDArray[np.float32] = th.stack([seen[-1] for seen in self._sensors]).cpu().numpy()
+        newest: NDArray[Any] = th.stack([seen[-1] for seen in self._sensors]).cpu().numpy()
         return newest
 
     @property
@@ -131,7 +131,8 @@ class BeliefTracker(Generic[S]):
 
     def _readings(self, sensors: NDArray[Any]) -> Tensor:
         # A copy: environments may write every observation into one array.
-        return th.tensor(np.asarray(sensors), dtype=th.float32, device=self.model.device)
+        dtype = th.float64 if self.model.sensor_space.dtype == np.float64 else th.float32
+        return th.tensor(np.asarray(sensors), dtype=dtype, device=self.model.device)
 
     def _observed(self, belief: S, action: Tensor, sensors: Tensor, first: Tensor, *draws: int) -> S:
         generator = torch_generator(seed_at(self._seed, self._steps, *draws), self.model.device)

@@ -156,7 +156,7 @@ def _r2(network: StateSpaceNetwork, batch: SequenceBatch, latent: Tensor, half: 
     """R² per dimension at the observations from number ``half`` on, of ``latent``, which begins one before it."""
     seen = batch.valid[:, half:]
     obs = network.decoded(latent[:, 1:]).mean[seen]
-    wanted = network.obs_normalizer.normalize(batch.obs[:, half:])[seen]
+    wanted = network.standardised(batch.obs[:, half:])[seen]
     if network.learn_reward:
         reward = network.rewarded(latent[:, :-1], batch.action[:, half - 1 :], latent[:, 1:]).mean[seen]
         paid = network.reward_normalizer.normalize(batch.reward[:, half - 1 :][seen][:, None])
