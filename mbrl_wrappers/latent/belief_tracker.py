@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic, Protocol
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_wrappers.checks import at_least
-from mbrl_wrappers.rows import map_tensors, put_rows, take_rows
+from mbrl_wrappers.rows import map_tensors, put_rows, take_rows, tensors_of, with_tensors
 from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import LatentModel, S
 
 BoolArray = NDArray[np.bool_]
@@ -128,6 +130,40 @@ class BeliefTracker(Generic[S]):
         self._keep_up()
         assert self._belief is not None, "begin() comes first"
         return self._belief
+
+    def state_dict(self) -> StateDict:
+        """The beliefs, the episodes so far and the place of the draws; the model has a state of its own."""
+        begun = self._belief is not None
+        return {
+            "seed": self._seed,
+            "steps": self._steps,
+            "begins": self._begins,
+            "times_inferred_anew": self.times_inferred_anew,
+            "belief": [tensor.cpu().clone() for tensor in tensors_of(self._belief)] if begun else None,
+            "of_these_weights": begun and self._version == weights_version(self.model),
+            "sensors": [th.stack(row).cpu() if row else None for row in self._sensors],
+            "actions": [th.stack(row).cpu() if row else None for row in self._actions],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, once the model has the weights that it had then.
+
+        Raises:
+            ValueError: if it is the state of other beliefs; nothing is changed then.
+        """
+        places = ("seed", "steps", "begins", "times_inferred_anew")
+        require_keys(state, (*places, "belief", "of_these_weights", "sensors", "actions"), "a BeliefTracker")
+        if len(state["sensors"]) != self.num_rows:
+            raise ValueError(f"The state is of {len(state['sensors'])} beliefs, and here are {self.num_rows}.")
+        belief = None
+        if state["belief"] is not None:
+            belief = with_tensors(self.model.initial(self.num_rows), state["belief"])
+        self._belief, self._version = belief, weights_version(self.model) if state["of_these_weights"] else -1
+        self._seed, self._steps, self._begins, self.times_inferred_anew = (int(state[name]) for name in places)
+        self._sensors, self._actions = (
+            [[] if row is None else list(row.to(self.model.device)) for row in state[name]]
+            for name in ("sensors", "actions")
+        )
 
     def _readings(self, sensors: NDArray[Any]) -> Tensor:
         # A copy: environments may write every observation into one array.

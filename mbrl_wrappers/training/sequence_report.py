@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch as th
 from torch import Generator, Tensor
@@ -11,6 +13,7 @@ from torch import Generator, Tensor
 from mbrl_wrappers.latent.elbo import elbo_terms
 from mbrl_wrappers.latent.network import StateSpaceNetwork
 from mbrl_wrappers.latent.sequences import SequenceBatch
+from mbrl_wrappers.states import StateDict
 
 ACTIVE_VARIANCE = 0.01
 """A latent unit is active if the mean of its posterior varies by more than this over the data (Burda et al. 2016)."""
@@ -87,6 +90,24 @@ class SequenceFitReport:
     quality: SequenceQuality
     problems: tuple[str, ...]
     seconds: float
+
+    def state_dict(self) -> StateDict:
+        """The report as plain values."""
+        return {**_with_lists(asdict(self)), "quality": _with_lists(asdict(self.quality))}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> SequenceFitReport:
+        """The report whose :meth:`state_dict` ``state`` is."""
+        quality = SequenceQuality(**_with_tuples(state["quality"]))
+        return cls(**{**_with_tuples(state), "quality": quality})
+
+
+def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def dimensions(network: StateSpaceNetwork) -> tuple[str, ...]:

@@ -182,12 +182,15 @@ class BeliefReplayBuffer(MixedReplayBuffer):
 
     def state_dict(self) -> StateDict:
         """That of a :class:`~sb3_ext.MixedReplayBuffer`, the sensor readings, and the streams of the inference."""
-        before, after = self.recorded_observations()
-        columns = {"before": before, "after": after, "age": self._age}
-        filled = {name: column[: self.size()] for name, column in columns.items()}
+        readings = None
+        if self._sensors is not None:
+            before, after = self.recorded_observations()
+            columns = {"before": before, "after": after, "age": self._age}
+            filled = {name: column[: self.size()] for name, column in columns.items()}
+            readings = Ring(filled, self._steps_added, self.buffer_size)
         return {
             "mixed": super().state_dict(),
-            "sensors": Ring(filled, self._steps_added, self.buffer_size),
+            "sensors": readings,
             "envs_stream": numpy_stream_state(self._envs),
             "draws_stream": torch_stream_state(self._draws),
         }
@@ -199,16 +202,21 @@ class BeliefReplayBuffer(MixedReplayBuffer):
             ValueError: if it is the state of a buffer of another task or size.
         """
         require_keys(state, ("mixed", "sensors", "envs_stream", "draws_stream"), "a BeliefReplayBuffer")
-        columns, count = state["sensors"].columns, state["sensors"].filled
-        if columns["age"].shape != (count, self.n_envs) or columns["before"].shape != columns["after"].shape:
-            raise ValueError("The stored sensor readings are those of a buffer of another size.")
+        readings = state["sensors"]
+        if readings is not None:
+            columns, count = readings.columns, readings.filled
+            if columns["age"].shape != (count, self.n_envs) or columns["before"].shape != columns["after"].shape:
+                raise ValueError("The stored sensor readings are those of a buffer of another size.")
         super().load_state_dict(state["mixed"])
+        set_numpy_stream_state(self._envs, state["envs_stream"])
+        set_torch_stream_state(self._draws, state["draws_stream"])
+        self._sensors = self._sensors_before = None
+        if readings is None:
+            return
         shape = (self.buffer_size, *columns["before"].shape[1:])
         self._sensors_before, self._sensors = (np.zeros(shape, columns["before"].dtype) for _ in range(2))
         for name, array in (("before", self._sensors_before), ("after", self._sensors), ("age", self._age)):
             array[:count] = columns[name]
-        set_numpy_stream_state(self._envs, state["envs_stream"])
-        set_torch_stream_state(self._draws, state["draws_stream"])
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to pickle: everything except imagined rows and the model, which has a file of its own."""

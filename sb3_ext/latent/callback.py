@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.latent.belief_env import BeliefObservation
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
+from mbrl_wrappers.states import StateDict
+from mbrl_wrappers.training.sequence_report import SequenceFitReport
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback
 from sb3_ext.dyna_config import DynaConfig
@@ -120,6 +123,17 @@ class LatentDynaCallback(DynaCallback):
     def _roll_out(self, buffer: MixedReplayBuffer) -> None:
         if self.imagine:
             super()._roll_out(buffer)
+
+    def state_dict(self) -> StateDict:
+        """That of a :class:`~sb3_ext.DynaCallback`, with a report on sequences."""
+        report: Any = self.report
+        return {**super().state_dict(), "report": None if report is None else report.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, as :class:`~sb3_ext.DynaCallback` does."""
+        super().load_state_dict({**state, "report": None})
+        if state["report"] is not None:
+            self.report = cast(FitReport, SequenceFitReport.from_state(state["report"]))
 
     def _first_observations(self) -> th.Tensor:
         """The sensor readings ``(N, O)``: known rewards and terminations are functions of them."""

@@ -131,6 +131,7 @@ def test_a_second_fit_goes_on_from_the_first_with_its_own_cap() -> None:
     assert second.train_rows == first.train_rows
 
 
+@pytest.mark.filterwarnings("ignore:The posterior has collapsed")
 def test_episodes_far_shorter_than_the_window_are_judged_too() -> None:
     rows = STORE.transitions()
     short = rows._replace(last=rows.last | (th.arange(600) % 4 == 3))
