@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol
 
@@ -24,6 +25,10 @@ _FOLLOW, _ANEW, _BEGIN = 0, 1, 2
 """Streams of the draws at one step; a step may begin episodes more than once, each time with the next stream."""
 
 
+MAX_REPLAYED = 1000
+"""Readings of an episode that are kept to infer its belief anew; of a longer one they are the newest."""
+
+
 class FilteringModel(LatentModel[S], Protocol[S]):
     """A latent model that says what its sensors are and shows its belief as features."""
 
@@ -43,9 +48,9 @@ class BeliefTracker(Generic[S]):
     No row depends on where another one ends or begins: draws come from streams that are seeded anew at each step and
     are made for all rows, whoever needs them.
 
-    What the sensors showed since the beginning of each episode is kept. When the weights of the model have changed
-    since a belief was computed, the belief is inferred anew from all of it before it is used, so that no belief mixes
-    the coordinates of two models.
+    What the sensors showed since the beginning of each episode is kept, up to the newest :data:`MAX_REPLAYED` readings.
+    When the weights of the model have changed since a belief was computed, the belief is inferred anew from all of it
+    before it is used, so that no belief mixes the coordinates of two models.
 
     Args:
         model: filters sensor readings.
@@ -71,8 +76,8 @@ class BeliefTracker(Generic[S]):
         self.codec = ActionCodec(model.action_space)
         self.times_inferred_anew = 0
         self._belief: S | None = None
-        self._sensors: list[list[Tensor]] = [[] for _ in range(num_rows)]  # of each row's episode, (O,) each
-        self._actions: list[list[Tensor]] = [[] for _ in range(num_rows)]  # between them, (A,) each
+        self._sensors = [_kept([]) for _ in range(num_rows)]  # of each row's episode, (O,) each
+        self._actions = [_kept([], between=True) for _ in range(num_rows)]  # between them, (A,) each
         self.seed(fresh_seed() if seed is None else seed)
 
     def seed(self, seed: int) -> None:
@@ -86,7 +91,7 @@ class BeliefTracker(Generic[S]):
             return
         seen = self._readings(sensors)
         for row in chosen:
-            self._sensors[row], self._actions[row] = [seen[row]], []
+            self._sensors[row], self._actions[row] = _kept([seen[row]]), _kept([], between=True)
         nothing = th.zeros(self.num_rows, self.codec.size, device=self.model.device)
         everywhere = th.ones(self.num_rows, dtype=th.bool, device=self.model.device)
         fresh = self._observed(self.model.initial(self.num_rows), nothing, seen, everywhere, _BEGIN + self._begins)
@@ -141,8 +146,8 @@ class BeliefTracker(Generic[S]):
             "times_inferred_anew": self.times_inferred_anew,
             "belief": [tensor.cpu().clone() for tensor in tensors_of(self._belief)] if begun else None,
             "of_these_weights": begun and self._version == weights_version(self.model),
-            "sensors": [th.stack(row).cpu() if row else None for row in self._sensors],
-            "actions": [th.stack(row).cpu() if row else None for row in self._actions],
+            "sensors": [th.stack(list(row)).cpu() if row else None for row in self._sensors],
+            "actions": [th.stack(list(row)).cpu() if row else None for row in self._actions],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,8 +166,8 @@ class BeliefTracker(Generic[S]):
         self._belief, self._version = belief, weights_version(self.model) if state["of_these_weights"] else -1
         self._seed, self._steps, self._begins, self.times_inferred_anew = (int(state[name]) for name in places)
         self._sensors, self._actions = (
-            [[] if row is None else list(row.to(self.model.device)) for row in state[name]]
-            for name in ("sensors", "actions")
+            [_kept([] if row is None else list(row.to(self.model.device)), between=between) for row in state[name]]
+            for name, between in (("sensors", False), ("actions", True))
         )
 
     def _readings(self, sensors: NDArray[Any]) -> Tensor:
@@ -191,6 +196,11 @@ class BeliefTracker(Generic[S]):
             rows = (length > time).nonzero().squeeze(1)
             belief = put_rows(belief, rows, take_rows(moved, rows))
         self._belief, self._version = belief, weights_version(self.model)
+
+
+def _kept(rows: list[Tensor], *, between: bool = False) -> deque[Tensor]:
+    """``rows`` of an episode in a memory of the newest readings, or of what lies ``between`` them."""
+    return deque(rows, maxlen=MAX_REPLAYED - between)
 
 
 def weights_version(model: object) -> int:

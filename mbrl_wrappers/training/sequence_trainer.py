@@ -163,7 +163,7 @@ class SequenceTrainer:
         skipped = steps = looks = 0
         while steps < cap and looks < config.patience:
             count = min(config.validate_every, cap - steps)
-            skipped += sum(not self._step(train) for _ in range(count))
+            skipped += sum(not self.gradient_step(train) for _ in range(count))
             steps += count
             bound = self._bound(judged)
             looks += 1
@@ -172,8 +172,8 @@ class SequenceTrainer:
         self.model.load_state_dict(best)
         return FitEffort(steps, best_step, skipped)
 
-    def _step(self, train: Episodes) -> bool:
-        """One step of the optimiser; whether it could be taken."""
+    def gradient_step(self, train: Episodes) -> bool:
+        """One step of the optimiser on windows of ``train``; whether it could be taken."""
         config, model = self.config, self.model
         batch = train.draw(config.batch_size, config.window, generator=self._generator)
         noise = self._noise(batch, self._generator)

@@ -56,7 +56,7 @@ class BeliefVecEnv(VecEnvWrapper):
         Raises:
             ValueError: if ``venv`` holds the environments of this one.
         """
-        if venv.unwrapped is self.unwrapped:
+        if share_environments(venv, self):
             raise ValueError(
                 "Evaluation in the environments that an agent trains in would end its episodes: make others."
             )
@@ -118,3 +118,9 @@ class BeliefVecEnv(VecEnvWrapper):
         self.tracker.load_state_dict(state["tracker"])
         self._actions, self._sensors = state["actions"], state["sensors"]
         self.interruptions = int(state["interruptions"])
+
+
+def share_environments(one: VecEnv, other: VecEnv) -> bool:
+    """Whether stepping ``one`` would step an environment of ``other``."""
+    mine, theirs = ({id(env.unwrapped) for env in getattr(each.unwrapped, "envs", ())} for each in (one, other))
+    return one.unwrapped is other.unwrapped or bool(mine & theirs)

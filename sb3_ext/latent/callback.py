@@ -18,7 +18,7 @@ from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback
 from sb3_ext.dyna_config import DynaConfig
 from sb3_ext.latent.belief_buffer import BeliefReplayBuffer
-from sb3_ext.latent.belief_vec_env import BeliefVecEnv
+from sb3_ext.latent.belief_vec_env import BeliefVecEnv, share_environments
 from sb3_ext.latent.sequence_log import record_sequence_fit
 
 BeliefHolder = BeliefObservation | BeliefVecEnv
@@ -153,7 +153,7 @@ class LatentDynaCallback(DynaCallback):
         siblings = getattr(self.locals.get("callback"), "callbacks", [])
         for sibling in siblings:
             env = getattr(sibling, "eval_env", None)
-            if isinstance(env, VecEnv) and env.unwrapped is cast(VecEnv, self.model.env).unwrapped:
+            if isinstance(env, VecEnv) and share_environments(env, cast(VecEnv, self.model.env)):
                 raise ValueError(SHARED)
 
 

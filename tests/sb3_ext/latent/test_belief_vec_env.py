@@ -115,6 +115,9 @@ def test_shared_and_wrong_environments_are_refused() -> None:
     env, model = counted(2)
     with pytest.raises(ValueError, match="would end its episodes"):
         env.for_evaluation(env.venv)
+    inner: Any = env.venv
+    with pytest.raises(ValueError, match="would end its episodes"):
+        env.for_evaluation(DummyVecEnv([lambda: inner.envs[0]]))
     with pytest.raises(ValueError, match="filters the sensors"):
         BeliefVecEnv(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), model)  # type: ignore[arg-type]
     assert env.for_evaluation(DummyVecEnv([CountEnv])).model is model
