@@ -107,19 +107,23 @@ class Episodes(NamedTuple):
         return self.take((~mask).nonzero().squeeze(1)), self.take(mask.nonzero().squeeze(1))
 
     def draw(self, batch: int, steps: int, *, generator: Generator) -> SequenceBatch:
-        """Windows drawn uniformly from all that there are, with replacement.
+        """Windows in which every row is equally often, with replacement.
+
+        A window may begin before its run or end after it, and is then cut and padded: otherwise the first and the last
+        row of a long run would be in one of its windows and every other row in ``steps``, and with the last ones the
+        terminations that there are to learn.
 
         Args:
             batch: ``B`` windows.
-            steps: of each, ``T - 1``; a run that is shorter is a window as a whole, and padded.
+            steps: of each, ``T - 1``, fewer where a window is cut.
             generator: on the CPU.
         """
         at_least("steps", steps)
-        places = (self.steps - steps + 1).clamp(min=1)
+        places = self.steps + steps - 1
         bounds = places.cumsum(0)
         place = th.randint(int(bounds[-1]), (batch,), generator=generator).to(bounds.device)
         run = th.searchsorted(bounds, place, right=True)
-        return self.window(run, place - (bounds - places)[run], steps)
+        return self.window(run, place - (bounds - places)[run] - (steps - 1), steps)
 
     def cover(self, steps: int, most: int) -> SequenceBatch:
         """Consecutive windows that cover every run, at most ``most``, evenly spaced among all."""
@@ -129,9 +133,13 @@ class Episodes(NamedTuple):
         return self.window(index[:, 0], index[:, 1], steps)
 
     def window(self, run: Tensor, offset: Tensor, steps: int) -> SequenceBatch:
-        """The windows of ``steps`` that begin ``offset (B,)`` rows into the runs ``run (B,)``, padded at the end."""
-        left = self.steps[run] - offset
-        count = left.clamp(max=steps)
+        """The windows of ``steps`` that begin ``offset (B,)`` rows into the runs ``run (B,)``, padded at the end.
+
+        Of a window that begins before its run (``offset`` is negative then) what lies in the run is left.
+        """
+        end = th.minimum(offset + steps, self.steps[run])
+        offset = offset.clamp(min=0)
+        count = end - offset
         time = th.arange(steps, device=run.device)
         index = (self.begin[run] + offset)[:, None] + th.minimum(time, count[:, None] - 1)
         rows = self.rows
