@@ -21,6 +21,7 @@ if __package__ in (None, ""):  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from scripts.benchmarks.ensemble import ensemble_figures, planning, rollout
+from scripts.benchmarks.latent import latent_figures
 from scripts.benchmarks.motion_planning import motion_report
 from scripts.benchmarks.ratios import Figure, two_threads_over_one
 from scripts.benchmarks.simulator import simulator_figures
@@ -28,7 +29,7 @@ from scripts.benchmarks.tabular import tabular_figures
 from scripts.benchmarks.tree_search import tree_search_figures
 from scripts.runs.summary import versions
 
-SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "motion")
+SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "latent", "motion")
 
 
 def main() -> None:
@@ -55,6 +56,8 @@ def main() -> None:
         figures.extend(tabular_figures(args.seconds))
     if "tree-search" in subjects:
         figures.extend(tree_search_figures(args.seconds))
+    if "latent" in subjects:
+        figures.extend(latent_figures(args.seconds))
     motion = {"motion": motion_report()} if "motion" in subjects else {}
     if args.json:
         command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]])

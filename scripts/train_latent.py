@@ -4,6 +4,7 @@
     python scripts/train_latent.py --env Pendulum-v1 --mask 2 --encoder single
     python scripts/train_latent.py --env Pendulum-v1 --mask 2 --noise 0.1 --encoder stack
     python scripts/train_latent.py --env Pendulum-v1 --mask 2 --imagine 2
+    python scripts/train_latent.py --resume logs/latent-sac/Pendulum-v1_filter_1
 
 Every evaluation is taken on the real environment, with the deterministic policy and a belief of its own.
 """
@@ -21,7 +22,7 @@ from scripts.training.threads import limit_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, train, and return the exit code.
+    """Parse the command line, train, and return the exit code: 0, 2 for a mistake, 130 or 143 after a signal.
 
     Args:
         argv: words after the program name; the process's own when omitted.
@@ -29,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         from scripts.training.latent_arguments import parse_latent_arguments  # only here: it needs PyYAML
+        from scripts.training.resume import resumed_run
 
-        args = parse_latent_arguments(argv)
-        limit_threads(args.num_threads)
+        run = resumed_run(parse_latent_arguments(argv))
+        limit_threads(run.args.num_threads)
         from scripts.training.latent_session import train_latent  # only now: torch reads the limits when imported
 
-        return train_latent(args, words)
+        return train_latent(run, words)
     except (ValueError, TypeError, ImportError, AssertionError) as error:  # SB3 asserts what users give it
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ from mbrl_wrappers.storage.run_checkpoint import RunCheckpoints
 from mbrl_wrappers.storage.state_file import read_state, write_state
 from sb3_ext import RunCheckpoint
 from sb3_ext.agents import DynaQ
+from scripts.train_latent import main as train_latent
 from scripts.train_planner import main
 from tests.killing import forked, killed_after, started
 from tests.ordered import by_key
@@ -94,6 +95,37 @@ class TabularRun:
         return comparable(by_key(read_state(self.folder / "end.safetensors")[0]))
 
 
+LATENT_WORDS = [
+    *("--env", "Pendulum-v1", "--env-kwargs", "max_episode_steps:20", "--mask", "2", "-n", "90", "--eval-freq", "30"),
+    *("--eval-episodes", "2", "--final-episodes", "2", "--device", "cpu", "--imagine", "2", "--tag", "kill"),
+    *("--checkpoint-freq", "10", "--resume", "auto", "--hyperparams", "agent.learning_starts:20", "agent.batch_size:8"),
+    *("agent.policy_kwargs.net_arch:[8]", "dyna.model_train_freq:20", "dyna.rollout_freq:20", "dyna.min_real_rows:20"),
+    *("dyna.first_fit_gradient_steps:3", "dyna.rollouts_per_step:2", "fit.max_gradient_steps:2", "fit.window:5"),
+    *("options.hidden:[8]", "options.encoder_hidden:[8]", "options.memory_size:8", "window:4"),
+]  # fmt: skip
+
+
+class LatentRun:
+    """Runs of an agent on beliefs that share a command line; each has a log folder of its own."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self.folder = log_folder / "latent-sac" / "Pendulum-v1_kill_1"
+        self.words = [*LATENT_WORDS, "-f", str(log_folder)]
+
+    def start(self) -> int:
+        return forked(functools.partial(train_latent, self.words))
+
+    def begun(self) -> bool:
+        return self.folder.exists()
+
+    def outcome(self) -> Any:
+        summary = json.loads((self.folder / "summary.json").read_text())
+        fits = [{name: value for name, value in row.items() if name != "seconds"} for row in summary["model"]["fits"]]
+        evaluations = [(row["real_steps"], row["returns"]) for row in summary["evaluations"]]
+        rows = [line.rpartition(",")[0] for line in (self.folder / "0.monitor.csv").read_text().splitlines()[2:]]
+        return fits, evaluations, summary["model"]["final_returns"], rows
+
+
 def killed_until(kills: int, whole: Any, make: Callable[[int], Any], seed: int) -> list[int]:
     """Kill runs ``kills`` times, each as often as it takes to end, and compare; the kills of each run."""
     begun = time.monotonic()
@@ -139,3 +171,11 @@ def test_runs_of_pets_that_are_killed_again_and_again(forks: bool, kills: int, t
 def test_runs_of_dyna_q_that_are_killed_again_and_again(tmp_path: Path) -> None:
     counts = killed_until(20, TabularRun(tmp_path / "whole"), lambda n: TabularRun(tmp_path / f"{n}"), 3)
     assert sum(counts) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.filterwarnings("ignore:The (posterior|learned)")
+def test_runs_on_beliefs_that_are_killed_again_and_again(tmp_path: Path) -> None:
+    counts = killed_until(4, LatentRun(tmp_path / "whole"), lambda n: LatentRun(tmp_path / f"{n}"), 4)
+    assert sum(counts) >= 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -11,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from mbrl_wrappers.latent.belief_tracker import BeliefTracker, FilteringModel
+from mbrl_wrappers.states import StateDict, require_keys
 
 Array = NDArray[Any]
 
@@ -53,6 +55,7 @@ class BeliefObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
         self.observation_space = model.observation_space
         self.interruptions = 0
         self._under_way = False
+        self._sensors: Array | None = None
 
     def for_evaluation(self, env: gymnasium.Env[Array, Any], *, seed: int | None = None) -> BeliefObservation:
         """The same model over another environment, with a belief of its own.
@@ -88,7 +91,7 @@ class BeliefObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
         Raises:
             ResetNeeded: before the first reset.
         """
-        if not hasattr(self, "_sensors"):
+        if self._sensors is None:
             raise ResetNeeded("There is no belief yet: call reset() first.")
         sensors, reward, terminated, truncated, info = self.env.step(action)
         self.tracker.follow(np.asarray(action)[None], np.asarray(sensors)[None])
@@ -96,6 +99,26 @@ class BeliefObservation(gymnasium.Wrapper[Array, Any, Array, Any]):
         before, self._sensors = self._sensors, np.array(sensors)
         shown = {**info, SENSORS_BEFORE: before, SENSORS: self._sensors.copy()}
         return self.current(), reward, terminated, truncated, shown
+
+    def state_dict(self) -> StateDict:
+        """The belief and what the sensors read last; the environment and the model have states of their own."""
+        return {
+            "tracker": self.tracker.state_dict(),
+            "sensors": None if self._sensors is None else self._sensors.copy(),
+            "interruptions": self.interruptions,
+            "under_way": bool(self._under_way),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if it is the state of something else; nothing is changed then.
+        """
+        require_keys(state, ("tracker", "sensors", "interruptions", "under_way"), "a BeliefObservation")
+        self.tracker.load_state_dict(state["tracker"])
+        self._sensors, self._under_way = state["sensors"], bool(state["under_way"])
+        self.interruptions = int(state["interruptions"])
 
 
 def check_sensors(observation_space: spaces.Space[Any], action_space: spaces.Space[Any], model: Any) -> None:

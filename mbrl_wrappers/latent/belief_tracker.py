@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from typing import Any, Generic, Protocol
 
 import numpy as np
@@ -11,15 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_wrappers.checks import at_least
-from mbrl_wrappers.rows import map_tensors, put_rows, take_rows
+from mbrl_wrappers.rows import map_tensors, put_rows, take_rows, tensors_of, with_tensors
 from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
 from mbrl_wrappers.spaces import ActionCodec
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.types import LatentModel, S
 
 BoolArray = NDArray[np.bool_]
 
 _FOLLOW, _ANEW, _BEGIN = 0, 1, 2
 """Streams of the draws at one step; a step may begin episodes more than once, each time with the next stream."""
+
+
+MAX_REPLAYED = 1000
+"""Readings of an episode that are kept to infer its belief anew; of a longer one they are the newest."""
 
 
 class FilteringModel(LatentModel[S], Protocol[S]):
@@ -41,9 +48,9 @@ class BeliefTracker(Generic[S]):
     No row depends on where another one ends or begins: draws come from streams that are seeded anew at each step and
     are made for all rows, whoever needs them.
 
-    What the sensors showed since the beginning of each episode is kept. When the weights of the model have changed
-    since a belief was computed, the belief is inferred anew from all of it before it is used, so that no belief mixes
-    the coordinates of two models.
+    What the sensors showed since the beginning of each episode is kept, up to the newest :data:`MAX_REPLAYED` readings.
+    When the weights of the model have changed since a belief was computed, the belief is inferred anew from all of it
+    before it is used, so that no belief mixes the coordinates of two models.
 
     Args:
         model: filters sensor readings.
@@ -69,8 +76,8 @@ class BeliefTracker(Generic[S]):
         self.codec = ActionCodec(model.action_space)
         self.times_inferred_anew = 0
         self._belief: S | None = None
-        self._sensors: list[list[Tensor]] = [[] for _ in range(num_rows)]  # of each row's episode, (O,) each
-        self._actions: list[list[Tensor]] = [[] for _ in range(num_rows)]  # between them, (A,) each
+        self._sensors = [_kept([]) for _ in range(num_rows)]  # of each row's episode, (O,) each
+        self._actions = [_kept([], between=True) for _ in range(num_rows)]  # between them, (A,) each
         self.seed(fresh_seed() if seed is None else seed)
 
     def seed(self, seed: int) -> None:
@@ -84,7 +91,7 @@ class BeliefTracker(Generic[S]):
             return
         seen = self._readings(sensors)
         for row in chosen:
-            self._sensors[row], self._actions[row] = [seen[row]], []
+            self._sensors[row], self._actions[row] = _kept([seen[row]]), _kept([], between=True)
         nothing = th.zeros(self.num_rows, self.codec.size, device=self.model.device)
         everywhere = th.ones(self.num_rows, dtype=th.bool, device=self.model.device)
         fresh = self._observed(self.model.initial(self.num_rows), nothing, seen, everywhere, _BEGIN + self._begins)
@@ -117,9 +124,9 @@ class BeliefTracker(Generic[S]):
         return shown.copy()
 
     @property
-    def sensors(self) -> NDArray[np.float32]:
+    def sensors(self) -> NDArray[Any]:
         """The newest readings ``(N, O)``."""
-        newest: NDArray[np.float32] = th.stack([seen[-1] for seen in self._sensors]).cpu().numpy()
+        newest: NDArray[Any] = th.stack([seen[-1] for seen in self._sensors]).cpu().numpy()
         return newest
 
     @property
@@ -129,9 +136,44 @@ class BeliefTracker(Generic[S]):
         assert self._belief is not None, "begin() comes first"
         return self._belief
 
+    def state_dict(self) -> StateDict:
+        """The beliefs, the episodes so far and the place of the draws; the model has a state of its own."""
+        begun = self._belief is not None
+        return {
+            "seed": self._seed,
+            "steps": self._steps,
+            "begins": self._begins,
+            "times_inferred_anew": self.times_inferred_anew,
+            "belief": [tensor.cpu().clone() for tensor in tensors_of(self._belief)] if begun else None,
+            "of_these_weights": begun and self._version == weights_version(self.model),
+            "sensors": [th.stack(list(row)).cpu() if row else None for row in self._sensors],
+            "actions": [th.stack(list(row)).cpu() if row else None for row in self._actions],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, once the model has the weights that it had then.
+
+        Raises:
+            ValueError: if it is the state of other beliefs; nothing is changed then.
+        """
+        places = ("seed", "steps", "begins", "times_inferred_anew")
+        require_keys(state, (*places, "belief", "of_these_weights", "sensors", "actions"), "a BeliefTracker")
+        if len(state["sensors"]) != self.num_rows:
+            raise ValueError(f"The state is of {len(state['sensors'])} beliefs, and here are {self.num_rows}.")
+        belief = None
+        if state["belief"] is not None:
+            belief = with_tensors(self.model.initial(self.num_rows), state["belief"])
+        self._belief, self._version = belief, weights_version(self.model) if state["of_these_weights"] else -1
+        self._seed, self._steps, self._begins, self.times_inferred_anew = (int(state[name]) for name in places)
+        self._sensors, self._actions = (
+            [_kept([] if row is None else list(row.to(self.model.device)), between=between) for row in state[name]]
+            for name, between in (("sensors", False), ("actions", True))
+        )
+
     def _readings(self, sensors: NDArray[Any]) -> Tensor:
         # A copy: environments may write every observation into one array.
-        return th.tensor(np.asarray(sensors), dtype=th.float32, device=self.model.device)
+        dtype = th.float64 if self.model.sensor_space.dtype == np.float64 else th.float32
+        return th.tensor(np.asarray(sensors), dtype=dtype, device=self.model.device)
 
     def _observed(self, belief: S, action: Tensor, sensors: Tensor, first: Tensor, *draws: int) -> S:
         generator = torch_generator(seed_at(self._seed, self._steps, *draws), self.model.device)
@@ -144,16 +186,21 @@ class BeliefTracker(Generic[S]):
         self.times_inferred_anew += 1
         length = th.tensor([len(seen) for seen in self._sensors], device=self.model.device)
         belief = map_tensors(th.clone, self.model.initial(self.num_rows))
+        nothing = th.zeros(self.codec.size, device=self.model.device)
         for time in range(int(length.max())):
+            # All rows together, so that each has its own draws: those whose episode is shorter keep their belief.
+            seen = th.stack([readings[min(time, len(readings) - 1)] for readings in self._sensors])
+            action = th.stack([taken[time - 1] if 0 < time <= len(taken) else nothing for taken in self._actions])
+            first = th.full((self.num_rows,), time == 0, device=self.model.device)
+            moved = self._observed(belief, action, seen, first, _ANEW, time)
             rows = (length > time).nonzero().squeeze(1)
-            listed = rows.tolist()
-            seen = th.stack([self._sensors[row][time] for row in listed])
-            action = th.zeros(len(rows), self.codec.size, device=self.model.device)
-            if time:
-                action = th.stack([self._actions[row][time - 1] for row in listed])
-            first = th.full((len(rows),), time == 0, device=self.model.device)
-            belief = put_rows(belief, rows, self._observed(take_rows(belief, rows), action, seen, first, _ANEW, time))
+            belief = put_rows(belief, rows, take_rows(moved, rows))
         self._belief, self._version = belief, weights_version(self.model)
+
+
+def _kept(rows: list[Tensor], *, between: bool = False) -> deque[Tensor]:
+    """``rows`` of an episode in a memory of the newest readings, or of what lies ``between`` them."""
+    return deque(rows, maxlen=MAX_REPLAYED - between)
 
 
 def weights_version(model: object) -> int:

@@ -85,7 +85,7 @@ def elbo_terms(network: StateSpaceNetwork, batch: SequenceBatch, inferred: Infer
     """The terms of the bound, with gradients."""
     latent, valid, steps = inferred.latent, batch.valid, batch.valid_steps
     varies = (~network.obs_normalizer.constant).float()
-    target = network.obs_normalizer.normalize(batch.obs)
+    target = network.standardised(batch.obs)
     obs = (network.decoded(latent).log_prob(target) * varies).sum(-1)
     none = obs.new_zeros(batch.reward.shape)
     reward = termination = none

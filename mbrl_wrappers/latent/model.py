@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -11,11 +10,11 @@ import torch as th
 from gymnasium import spaces
 from torch import Generator, Tensor
 
-from mbrl_wrappers.latent.network import StateSpaceNetwork
+from mbrl_wrappers.latent.draws import SharedDraws
+from mbrl_wrappers.latent.filtering import SensorFilter
 from mbrl_wrappers.latent.options import LatentOptions
 from mbrl_wrappers.latent.state import LatentState
 from mbrl_wrappers.nets.diagonal_gaussian import DiagonalGaussian
-from mbrl_wrappers.nets.normalizer import Normalizer
 from mbrl_wrappers.seeding import torch_generator
 from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, check_observation_space
 from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
@@ -31,7 +30,7 @@ Form = Literal["state", "belief"]
 
 
 @register_model("latent-state-space")
-class LatentStateSpaceModel(StateSpaceNetwork):
+class LatentStateSpaceModel(SensorFilter):
     r"""Decoder :math:`p(o|s)`, dynamics :math:`p(s'|s,a)`, reward :math:`p(r|s,a,s')`, and a posterior over states.
 
     It is a dynamics model of its *features*, which stand where other models have observations. What the environment
@@ -77,12 +76,11 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         seed: int = 0,
         device: str | th.device = "auto",
     ) -> None:
-        self.sensor_space = check_observation_space(sensor_space)
         self.codec = ActionCodec(check_action_space(action_space))
         super().__init__(
-            self.sensor_space.shape[0],
+            check_observation_space(sensor_space),
             self.codec.size,
-            _fitting(options or LatentOptions(), self.sensor_space.shape[0]),
+            options or LatentOptions(),
             learned=(reward_fn is None, termination_fn is None),
             generator=torch_generator(seed),
         )
@@ -92,11 +90,6 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         self.register_buffer("reward_range", th.tensor([-limit, limit]))  # of the training rows, with a margin
         self._set_form(form)
         self.to(resolve_device(device))
-
-    @property
-    def dtype(self) -> th.dtype:
-        """That of weights, sensor readings and features."""
-        return self.obs_normalizer.mean.dtype
 
     @property
     def action_bounds(self) -> tuple[Tensor, Tensor]:
@@ -109,19 +102,7 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         Raises:
             ValueError: if no sensor ever changes: then nothing can be inferred.
         """
-        readings = th.cat([rows.obs, rows.next_obs])
-        self.obs_normalizer.set_statistics(readings)
-        if self.options.image_shape is not None:
-            # One scale for all pixels: those that are seldom lit count no more than others.
-            common = Normalizer(1).to(self.device)
-            common.set_statistics(readings.reshape(-1, 1))
-            for name in ("mean", "mean_rest", "std"):
-                getattr(self.obs_normalizer, name).copy_(getattr(common, name).expand(self.obs_size))
-        if bool(self.obs_normalizer.constant.all()):
-            raise ValueError(
-                f"All {self.obs_size} sensor readings stay the same in all training rows, so they tell nothing of a "
-                "state: are all of them masked?"
-            )
+        self.set_scale(th.cat([rows.obs, rows.next_obs]))
         self.reward_normalizer.set_statistics(rows.reward[:, None])
         low, high = rows.reward.amin(), rows.reward.amax()
         margin = REWARD_MARGIN * (high - low)
@@ -194,7 +175,7 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         """
         if groups < 1 or len(action) % groups:
             raise ValueError(f"{len(action)} rows cannot be {groups} equal blocks.")
-        draws = _Draws(generator, groups, self.device)
+        draws = SharedDraws(generator, groups, self.device)
         action = action.to(self.device, th.float32)
         if self.form == "state":
             return self._state_step(state, action, draws)
@@ -202,12 +183,12 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         truth = state._replace(sample=sample)
         truth, prediction = self._state_step(truth, action, draws)
         reading = self.decoded(th.cat([truth.recurrent, truth.sample], 1))
-        seen = self.obs_normalizer.denormalize(reading.draw(draws.normal(reading.mean)))
+        seen = self.in_sensor_units(reading.draw(draws.normal(reading.mean)))
         first = th.zeros(len(action), dtype=th.bool, device=self.device)
         following = self._filtered(state, action, seen, first, draws)
         return following, prediction._replace(next_obs=self.features(following))
 
-    def _state_step(self, state: LatentState, action: Tensor, draws: _Draws) -> tuple[LatentState, Prediction]:
+    def _state_step(self, state: LatentState, action: Tensor, draws: SharedDraws) -> tuple[LatentState, Prediction]:
         """One step from the drawn state to the next drawn state."""
         recurrent, parent = self.dynamics.advance(state.recurrent, state.sample, action)
         sample = self._drawn_from(self.following(parent, state.sample), draws)
@@ -225,91 +206,10 @@ class LatentStateSpaceModel(StateSpaceNetwork):
             reward = self.reward_normalizer.denormalize(standard[:, None]).squeeze(1)
             reward = reward.clamp(self.reward_range[0], self.reward_range[1])
         else:
-            reward = self.reward_fn(*sensors)
+            reward = self.reward_fn(*sensors).to(self.dtype)
         if self.termination_fn is None:
             return reward, self.termination_logit(after) > 0
         return reward, self.termination_fn(*sensors)
-
-    # --- as a filter ------------------------------------------------------------------------------------------------
-
-    @th.no_grad()
-    def initial(self, batch: int) -> LatentState:
-        """The belief where an episode begins, before anything was observed, ``batch`` rows."""
-        prior = self.dynamics.first(th.ones(batch, dtype=th.bool, device=self.device))
-        mean = unit = prior.mean
-        none = unit.new_zeros(batch, 0)
-        recurrent = none.new_zeros(batch, self.options.recurrent_size)
-        memory = none.new_zeros(batch, self.posterior.memory_size)
-        return LatentState(recurrent, mean, mean, prior.std, memory)
-
-    @th.no_grad()
-    def observe(
-        self, state: LatentState, action: Tensor, obs: Tensor, first: Tensor, *, generator: Generator
-    ) -> LatentState:
-        """Filter: the belief after ``action (B, A)`` and then the sensor readings ``obs (B, O)``.
-
-        Args:
-            state: the belief before.
-            action: model actions; those of ``first`` rows play no part.
-            obs: in environment units.
-            first: ``(B,)`` bool, rows in which an episode begins with ``obs``.
-            generator: source of the draws.
-
-        Raises:
-            ValueError: for sensor readings of another shape.
-        """
-        if obs.ndim != 2 or obs.shape[1] != self.obs_size:
-            raise ValueError(f"obs must be sensor readings (B, {self.obs_size}), got {tuple(obs.shape)}.")
-        first = first.to(self.device, th.bool)
-        fresh = self.initial(len(obs))
-        state = LatentState(*(th.where(first[:, None], a, b) for a, b in zip(fresh, state, strict=True)))
-        draws = _Draws(generator, 1, self.device)
-        action, obs = action.to(self.device, th.float32), obs.to(self.device, th.float32)
-        return self._filtered(state, action, obs, first, draws)
-
-    def _filtered(self, state: LatentState, action: Tensor, obs: Tensor, first: Tensor, draws: _Draws) -> LatentState:
-        """The belief of each row one observation later; ``first (B,)`` rows have an initial ``state``."""
-        inputs = self.layout.following(self.embed(obs), action, first)
-        if self.posterior.window is not None:
-            return self._smoothed(self.posterior.window.append(state.memory, inputs), draws)
-        memory, summary = self.posterior.summary.advance(state.memory, inputs)
-        recurrent, parent = self.dynamics.advance(state.recurrent, state.sample, action)
-        # Nothing comes before the first observation: no recurrent part, no state and no action.
-        recurrent, parent = (th.where(first[:, None], 0.0, rows) for rows in (recurrent, parent))
-        belief = self._settled(self.posterior(summary, parent))
-        return LatentState(recurrent, self._drawn_from(belief, draws), belief.mean, belief.std, memory)
-
-    def _smoothed(self, memory: Tensor, draws: _Draws) -> LatentState:
-        """The smoother's belief in the newest state, from the window of inputs that ends with it."""
-        assert self.posterior.window is not None
-        inputs, length = self.posterior.window.read(memory)
-        flags = inputs[:, 0, self.layout.embedding]
-        noise = draws.normal(inputs.new_empty(*inputs.shape[:2], self.options.latent_size))
-        inferred = self.infer_inputs(inputs, flags > 0, length, noise)
-        each = th.arange(len(inputs), device=self.device), length - 1
-        belief = self._settled(inferred.posterior.at(*each))
-        return LatentState(inferred.recurrent[each], inferred.sample[each], belief.mean, belief.std, memory)
-
-    def decode(self, state: LatentState) -> Tensor:
-        """The sensor readings ``(B, O)`` to expect at the drawn state, in environment units."""
-        return self._sensors(th.cat([state.recurrent, state.sample], 1))
-
-    def _sensors(self, latent: Tensor) -> Tensor:
-        return self.obs_normalizer.denormalize(self.decoded(latent).mean)
-
-    # --- draws ------------------------------------------------------------------------------------------------------
-
-    def _settled(self, gaussian: DiagonalGaussian) -> DiagonalGaussian:
-        """The belief as it is drawn from: that of a deterministic model is one point."""
-        if not self.options.deterministic:
-            return gaussian
-        return DiagonalGaussian(self.draw(gaussian, gaussian.mean), th.zeros_like(gaussian.std))
-
-    def _drawn_from(self, gaussian: DiagonalGaussian, draws: _Draws) -> Tensor:
-        return self.draw(gaussian, draws.normal(gaussian.mean))
-
-    def _drawn(self, gaussian: DiagonalGaussian, generator: Generator) -> Tensor:
-        return self._drawn_from(gaussian, _Draws(generator, 1, self.device))
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
@@ -354,26 +254,3 @@ class LatentStateSpaceModel(StateSpaceNetwork):
         )
         model.load_state_dict(tensors)
         return model
-
-
-def _fitting(options: LatentOptions, obs_size: int) -> LatentOptions:
-    """``options``, after a check that the sensors are as many as the pixels that these name."""
-    if options.image_shape is not None and math.prod(options.image_shape) != obs_size:
-        raise ValueError(
-            f"image_shape={options.image_shape} has {math.prod(options.image_shape)} pixels and the sensors have "
-            f"{obs_size} entries: give (channels, height, width) of the image that the entries are row by row."
-        )
-    return options
-
-
-class _Draws:
-    """Standard normal draws for rows that are ``groups`` equal blocks: row ``i`` of every block gets the same."""
-
-    def __init__(self, generator: Generator, groups: int, device: th.device) -> None:
-        self._generator, self._groups, self._device = generator, groups, device
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Draws of the shape of ``like (B, ...)``."""
-        shape = (len(like) // self._groups, *like.shape[1:])
-        noise = th.randn(shape, generator=self._generator, device=self._device)
-        return noise.repeat(self._groups, *[1] * (like.ndim - 1)) if self._groups > 1 else noise

@@ -114,8 +114,12 @@ class StateSpaceNetwork(nn.Module):
 
     def embed(self, obs: Tensor) -> Tensor:
         """Embedded sensor readings: ``(..., O)`` in raw units to ``(..., E)``."""
-        embedded: Tensor = self.encoder(self.obs_normalizer.normalize(obs))
+        embedded: Tensor = self.encoder(self.standardised(obs))
         return embedded
+
+    def standardised(self, obs: Tensor) -> Tensor:
+        """Sensor readings ``(..., O)`` in standardised units; of float64 ones the scale is taken off in float64."""
+        return self.obs_normalizer.normalize(obs).to(self.obs_normalizer.mean.dtype)
 
     def infer_inputs(self, inputs: Tensor, first: Tensor, length: Tensor, noise: Tensor) -> Inferred:
         """:meth:`infer` for ``inputs (B, T, I)``, of which each row has ``length (B,)``."""

@@ -62,4 +62,5 @@ class Normalizer(nn.Module):
 
     def denormalize(self, z: Tensor) -> Tensor:
         """Standardised units to raw ones."""
-        return z * self.std + self.mean
+        x = z * self.std + self.mean
+        return x + self.mean_rest if z.dtype == th.float64 else x

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch as th
 from torch import Generator, Tensor
@@ -11,6 +13,7 @@ from torch import Generator, Tensor
 from mbrl_wrappers.latent.elbo import elbo_terms
 from mbrl_wrappers.latent.network import StateSpaceNetwork
 from mbrl_wrappers.latent.sequences import SequenceBatch
+from mbrl_wrappers.states import StateDict
 
 ACTIVE_VARIANCE = 0.01
 """A latent unit is active if the mean of its posterior varies by more than this over the data (Burda et al. 2016)."""
@@ -88,6 +91,24 @@ class SequenceFitReport:
     problems: tuple[str, ...]
     seconds: float
 
+    def state_dict(self) -> StateDict:
+        """The report as plain values."""
+        return {**_with_lists(asdict(self)), "quality": _with_lists(asdict(self.quality))}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> SequenceFitReport:
+        """The report whose :meth:`state_dict` ``state`` is."""
+        quality = SequenceQuality(**_with_tuples(state["quality"]))
+        return cls(**{**_with_tuples(state), "quality": quality})
+
+
+def _with_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
 
 def dimensions(network: StateSpaceNetwork) -> tuple[str, ...]:
     """Names of the predicted dimensions."""
@@ -113,7 +134,7 @@ def sequence_quality(network: StateSpaceNetwork, batch: SequenceBatch, *, genera
     inferred = network.infer(batch, noise)
     terms = elbo_terms(network, batch, inferred)
     count = int(batch.valid.sum())
-    half = batch.obs.shape[1] // 2
+    half = int(batch.length.max()) // 2  # windows may all be shorter than they could be
     long_enough = batch.length > half
     closed, opened = (math.nan,) * len(dimensions(network)), (math.nan,) * len(dimensions(network))
     if half and bool(long_enough.any()):
@@ -156,7 +177,7 @@ def _r2(network: StateSpaceNetwork, batch: SequenceBatch, latent: Tensor, half: 
     """R² per dimension at the observations from number ``half`` on, of ``latent``, which begins one before it."""
     seen = batch.valid[:, half:]
     obs = network.decoded(latent[:, 1:]).mean[seen]
-    wanted = network.obs_normalizer.normalize(batch.obs[:, half:])[seen]
+    wanted = network.standardised(batch.obs[:, half:])[seen]
     if network.learn_reward:
         reward = network.rewarded(latent[:, :-1], batch.action[:, half - 1 :], latent[:, 1:]).mean[seen]
         paid = network.reward_normalizer.normalize(batch.reward[:, half - 1 :][seen][:, None])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from torch import Tensor
@@ -15,7 +16,9 @@ from mbrl_wrappers.checks import at_least, within
 from mbrl_wrappers.latent.elbo import ElboOptions, elbo_terms, sequence_loss
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
 from mbrl_wrappers.latent.sequences import SequenceBatch
-from mbrl_wrappers.seeding import spawn_seeds, torch_generator
+from mbrl_wrappers.seeding import set_torch_stream_state, spawn_seeds, torch_generator, torch_stream_state
+from mbrl_wrappers.states import StateDict, require_keys
+from mbrl_wrappers.torch_states import check_optimizer_state, load_optimizer_state, optimizer_state
 from mbrl_wrappers.training.dataset import checked_row_ids, training_rows
 from mbrl_wrappers.training.sequence_report import (
     SequenceFitReport,
@@ -160,7 +163,7 @@ class SequenceTrainer:
         skipped = steps = looks = 0
         while steps < cap and looks < config.patience:
             count = min(config.validate_every, cap - steps)
-            skipped += sum(not self._step(train) for _ in range(count))
+            skipped += sum(not self.gradient_step(train) for _ in range(count))
             steps += count
             bound = self._bound(judged)
             looks += 1
@@ -169,8 +172,8 @@ class SequenceTrainer:
         self.model.load_state_dict(best)
         return FitEffort(steps, best_step, skipped)
 
-    def _step(self, train: Episodes) -> bool:
-        """One step of the optimiser; whether it could be taken."""
+    def gradient_step(self, train: Episodes) -> bool:
+        """One step of the optimiser on windows of ``train``; whether it could be taken."""
         config, model = self.config, self.model
         batch = train.draw(config.batch_size, config.window, generator=self._generator)
         noise = self._noise(batch, self._generator)
@@ -194,6 +197,31 @@ class SequenceTrainer:
     def _noise(self, batch: SequenceBatch, generator: th.Generator) -> Tensor:
         shape = (*batch.obs.shape[:2], self.model.options.latent_size)
         return th.randn(shape, generator=generator).to(self.model.device)
+
+    def state_dict(self) -> StateDict:
+        """What goes from fit to fit, apart from the model's own weights and statistics."""
+        return {
+            "optimizer": optimizer_state(self._optimizer),
+            "stream": torch_stream_state(self._generator),
+            "split_seed": self._split_seed,
+            "holdout_seed": self._holdout_seed,
+            "steps_taken": self.steps_taken,
+            "warned": sorted(self._warned),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; the model's own is loaded apart from it.
+
+        Raises:
+            ValueError: if it is the state of a trainer of another model; nothing is changed then.
+        """
+        keys = ("optimizer", "stream", "split_seed", "holdout_seed", "steps_taken", "warned")
+        require_keys(state, keys, "a SequenceTrainer")
+        check_optimizer_state(self._optimizer, state["optimizer"])
+        set_torch_stream_state(self._generator, state["stream"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
+        self._split_seed, self._holdout_seed = int(state["split_seed"]), int(state["holdout_seed"])
+        self.steps_taken, self._warned = int(state["steps_taken"]), set(state["warned"])
 
     def _warn(self, report: SequenceFitReport) -> None:
         """Say what is wrong; what a run would repeat at each fit is said once."""

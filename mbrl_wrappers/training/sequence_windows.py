@@ -64,11 +64,12 @@ class Episodes(NamedTuple):
         first = th.ones_like(begin, dtype=th.bool)
         number = begin
         if row_ids is not None:
-            number = row_ids.to(begin.device)[begin]
+            ids = row_ids.to(begin.device)
+            number = ids[begin]
             # Of an environment the ids rise; where they fall, the next environment's oldest row begins. It begins an
             # episode only if it is that environment's very first row, whose id is the number of the environment.
-            falls = th.cat([begin.new_ones(1, dtype=th.bool), number[1:] < number[:-1]])
-            first = ~falls | (number == falls.long().cumsum(0) - 1)
+            oldest = th.cat([begin.new_ones(1, dtype=th.bool), ids[1:] < ids[:-1]])
+            first = ~oldest[begin] | (number == (oldest.long().cumsum(0) - 1)[begin])
         return cls(rows, begin, ends - begin + 1, first, number)
 
     def take(self, index: Tensor) -> Episodes:
@@ -79,7 +80,8 @@ class Episodes(NamedTuple):
         """Training runs and runs held out: whole episodes, the same from fit to fit as they become more.
 
         A run is held out when its own draw, of one seeded stream, is below ``ratio``. At least one run goes to each
-        side. A single run is divided in time, its last part is held out.
+        side. Where few runs differ much in length, so that more than half of all rows would be held out (and more than
+        ``ratio``), the two sides change places. A single run is divided in time, its last part is held out.
         """
         if len(self.begin) == 1:
             kept = min(max(round((1 - ratio) * int(self.steps)), 1), int(self.steps) - 1)
@@ -98,23 +100,30 @@ class Episodes(NamedTuple):
         held = draws < ratio
         held[draws.argmin()] = True
         held[draws.argmax()] = False
+        steps = self.steps.cpu().numpy()
+        if steps[held].sum() > max(ratio, 0.5) * steps.sum():
+            held = ~held
         mask = th.as_tensor(held, device=self.begin.device)
         return self.take((~mask).nonzero().squeeze(1)), self.take(mask.nonzero().squeeze(1))
 
     def draw(self, batch: int, steps: int, *, generator: Generator) -> SequenceBatch:
-        """Windows drawn uniformly from all that there are, with replacement.
+        """Windows in which every row is equally often, with replacement.
+
+        A window may begin before its run or end after it, and is then cut and padded: otherwise the first and the last
+        row of a long run would be in one of its windows and every other row in ``steps``, and with the last ones the
+        terminations that there are to learn.
 
         Args:
             batch: ``B`` windows.
-            steps: of each, ``T - 1``; a run that is shorter is a window as a whole, and padded.
+            steps: of each, ``T - 1``, fewer where a window is cut.
             generator: on the CPU.
         """
         at_least("steps", steps)
-        places = (self.steps - steps + 1).clamp(min=1)
+        places = self.steps + steps - 1
         bounds = places.cumsum(0)
         place = th.randint(int(bounds[-1]), (batch,), generator=generator).to(bounds.device)
         run = th.searchsorted(bounds, place, right=True)
-        return self.window(run, place - (bounds - places)[run], steps)
+        return self.window(run, place - (bounds - places)[run] - (steps - 1), steps)
 
     def cover(self, steps: int, most: int) -> SequenceBatch:
         """Consecutive windows that cover every run, at most ``most``, evenly spaced among all."""
@@ -124,9 +133,13 @@ class Episodes(NamedTuple):
         return self.window(index[:, 0], index[:, 1], steps)
 
     def window(self, run: Tensor, offset: Tensor, steps: int) -> SequenceBatch:
-        """The windows of ``steps`` that begin ``offset (B,)`` rows into the runs ``run (B,)``, padded at the end."""
-        left = self.steps[run] - offset
-        count = left.clamp(max=steps)
+        """The windows of ``steps`` that begin ``offset (B,)`` rows into the runs ``run (B,)``, padded at the end.
+
+        Of a window that begins before its run (``offset`` is negative then) what lies in the run is left.
+        """
+        end = th.minimum(offset + steps, self.steps[run])
+        offset = offset.clamp(min=0)
+        count = end - offset
         time = th.arange(steps, device=run.device)
         index = (self.begin[run] + offset)[:, None] + th.minimum(time, count[:, None] - 1)
         rows = self.rows

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from mbrl_wrappers.available_memory import check_memory
 from mbrl_wrappers.checks import at_least
 from mbrl_wrappers.latent.belief_env import SENSORS, SENSORS_BEFORE
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
@@ -51,8 +52,8 @@ class BeliefReplayBuffer(MixedReplayBuffer):
         super().__init__(*args, **kwargs)
         self.window = at_least("window", window)
         self._latent: LatentStateSpaceModel | None = None
-        self._sensors: NDArray[np.float32] | None = None  # (size, N, O), and what they were before the step:
-        self._sensors_before: NDArray[np.float32] | None = None
+        self._sensors: NDArray[Any] | None = None  # (size, N, O), and what they were before the step:
+        self._sensors_before: NDArray[Any] | None = None
         self._age = np.zeros((self.buffer_size, self.n_envs), np.int64)  # steps of the episode before this one
         self._draws = torch_generator(seed_at(self.seed, 2))
         self._envs = np.random.default_rng(seed_at(self.seed, 3))
@@ -90,19 +91,23 @@ class BeliefReplayBuffer(MixedReplayBuffer):
         """Store one step of every environment with its sensor readings.
 
         Raises:
-            ValueError: for infos without sensor readings, and for a number that is not finite; nothing is stored then.
+            ValueError: for infos without sensor readings, readings that are more than all memory, and for a number that
+                is not finite; nothing is stored then.
         """
         if any(SENSORS not in info or SENSORS_BEFORE not in info for info in infos):
             raise ValueError(
                 "The infos hold no sensor readings, from which features would be inferred: wrap the environment in "
                 "BeliefObservation or BeliefVecEnv, without wrappers around it that change infos."
             )
-        before, after = (np.stack([np.asarray(info[key], np.float32) for info in infos]) for key in _KEYS)
+        before, after = (_readings([info[key] for info in infos]) for key in _KEYS)
+        if self._sensors is None:
+            size = 2 * before.nbytes * self.buffer_size
+            check_memory(size, f"{self.buffer_size:,} sensor readings of {before[0].size} entries", "lower buffer_size")
         place, newest = self.pos, (self.pos - 1) % self.buffer_size
         super().add(obs, next_obs, action, reward, done, infos)
         if self._sensors is None or self._sensors_before is None:
             self._sensors, self._sensors_before = (
-                np.zeros((self.buffer_size, *before.shape), np.float32) for _ in range(2)
+                np.zeros((self.buffer_size, *before.shape), before.dtype) for _ in range(2)
             )
         goes_on = np.zeros(self.n_envs, bool)
         if self._steps_added > 1:
@@ -177,12 +182,15 @@ class BeliefReplayBuffer(MixedReplayBuffer):
 
     def state_dict(self) -> StateDict:
         """That of a :class:`~sb3_ext.MixedReplayBuffer`, the sensor readings, and the streams of the inference."""
-        before, after = self.recorded_observations()
-        columns = {"before": before, "after": after, "age": self._age}
-        filled = {name: column[: self.size()] for name, column in columns.items()}
+        readings = None
+        if self._sensors is not None:
+            before, after = self.recorded_observations()
+            columns = {"before": before, "after": after, "age": self._age}
+            filled = {name: column[: self.size()] for name, column in columns.items()}
+            readings = Ring(filled, self._steps_added, self.buffer_size)
         return {
             "mixed": super().state_dict(),
-            "sensors": Ring(filled, self._steps_added, self.buffer_size),
+            "sensors": readings,
             "envs_stream": numpy_stream_state(self._envs),
             "draws_stream": torch_stream_state(self._draws),
         }
@@ -194,16 +202,21 @@ class BeliefReplayBuffer(MixedReplayBuffer):
             ValueError: if it is the state of a buffer of another task or size.
         """
         require_keys(state, ("mixed", "sensors", "envs_stream", "draws_stream"), "a BeliefReplayBuffer")
-        columns, count = state["sensors"].columns, state["sensors"].filled
-        if columns["age"].shape != (count, self.n_envs) or columns["before"].shape != columns["after"].shape:
-            raise ValueError("The stored sensor readings are those of a buffer of another size.")
+        readings = state["sensors"]
+        if readings is not None:
+            columns, count = readings.columns, readings.filled
+            if columns["age"].shape != (count, self.n_envs) or columns["before"].shape != columns["after"].shape:
+                raise ValueError("The stored sensor readings are those of a buffer of another size.")
         super().load_state_dict(state["mixed"])
-        shape = (self.buffer_size, *columns["before"].shape[1:])
-        self._sensors_before, self._sensors = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        for name, array in (("before", self._sensors_before), ("after", self._sensors), ("age", self._age)):
-            array[:count] = columns[name]
         set_numpy_stream_state(self._envs, state["envs_stream"])
         set_torch_stream_state(self._draws, state["draws_stream"])
+        self._sensors = self._sensors_before = None
+        if readings is None:
+            return
+        shape = (self.buffer_size, *columns["before"].shape[1:])
+        self._sensors_before, self._sensors = (np.zeros(shape, columns["before"].dtype) for _ in range(2))
+        for name, array in (("before", self._sensors_before), ("after", self._sensors), ("age", self._age)):
+            array[:count] = columns[name]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to pickle: everything except imagined rows and the model, which has a file of its own."""
@@ -216,3 +229,9 @@ class BeliefReplayBuffer(MixedReplayBuffer):
 
 
 _KEYS = (SENSORS_BEFORE, SENSORS)
+
+
+def _readings(rows: list[Any]) -> NDArray[Any]:
+    """Sensor readings ``(N, O)``: float64 stays so, since float32 loses changes far from zero."""
+    stacked = np.stack(rows)
+    return stacked if stacked.dtype == np.float64 else stacked.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from mbrl_wrappers.latent.belief_env import SENSORS, SENSORS_BEFORE, check_sensors
 from mbrl_wrappers.latent.belief_tracker import BeliefTracker, FilteringModel
+from mbrl_wrappers.states import StateDict, require_keys
 
 
 class BeliefVecEnv(VecEnvWrapper):
@@ -39,6 +41,7 @@ class BeliefVecEnv(VecEnvWrapper):
         self.model = model
         self.interruptions = 0
         self._actions: NDArray[Any] | None = None
+        self._sensors: NDArray[Any] | None = None
         super().__init__(venv, observation_space=model.observation_space)
 
     def seed(self, seed: int | None = None) -> Any:
@@ -53,7 +56,7 @@ class BeliefVecEnv(VecEnvWrapper):
         Raises:
             ValueError: if ``venv`` holds the environments of this one.
         """
-        if venv.unwrapped is self.unwrapped:
+        if share_environments(venv, self):
             raise ValueError(
                 "Evaluation in the environments that an agent trains in would end its episodes: make others."
             )
@@ -78,6 +81,7 @@ class BeliefVecEnv(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Filter what the sensors read, the ends of episodes with their old belief; then restart those rows."""
         assert self._actions is not None, "step_async() comes first"
+        assert self._sensors is not None, "reset() comes first"
         shown, rewards, dones, infos = self.venv.step_wait()
         shown = np.array(shown)
         ends = shown.copy()
@@ -94,3 +98,29 @@ class BeliefVecEnv(VecEnvWrapper):
             self.tracker.begin(np.asarray(dones, bool), shown)
             features = self.current()
         return features, rewards, dones, infos
+
+    def state_dict(self) -> StateDict:
+        """The beliefs and what the sensors read last; the environments and the model have states of their own."""
+        return {
+            "tracker": self.tracker.state_dict(),
+            "actions": None if self._actions is None else self._actions.copy(),
+            "sensors": None if self._sensors is None else self._sensors.copy(),
+            "interruptions": self.interruptions,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            ValueError: if it is the state of something else; nothing is changed then.
+        """
+        require_keys(state, ("tracker", "actions", "sensors", "interruptions"), "a BeliefVecEnv")
+        self.tracker.load_state_dict(state["tracker"])
+        self._actions, self._sensors = state["actions"], state["sensors"]
+        self.interruptions = int(state["interruptions"])
+
+
+def share_environments(one: VecEnv, other: VecEnv) -> bool:
+    """Whether stepping ``one`` would step an environment of ``other``."""
+    mine, theirs = ({id(env.unwrapped) for env in getattr(each.unwrapped, "envs", ())} for each in (one, other))
+    return one.unwrapped is other.unwrapped or bool(mine & theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +12,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
 from mbrl_wrappers.latent.belief_env import BeliefObservation
 from mbrl_wrappers.latent.model import LatentStateSpaceModel
+from mbrl_wrappers.states import StateDict
+from mbrl_wrappers.training.sequence_report import SequenceFitReport
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.callbacks import DynaCallback
 from sb3_ext.dyna_config import DynaConfig
 from sb3_ext.latent.belief_buffer import BeliefReplayBuffer
-from sb3_ext.latent.belief_vec_env import BeliefVecEnv
+from sb3_ext.latent.belief_vec_env import BeliefVecEnv, share_environments
 from sb3_ext.latent.sequence_log import record_sequence_fit
 
 BeliefHolder = BeliefObservation | BeliefVecEnv
@@ -121,6 +124,17 @@ class LatentDynaCallback(DynaCallback):
         if self.imagine:
             super()._roll_out(buffer)
 
+    def state_dict(self) -> StateDict:
+        """That of a :class:`~sb3_ext.DynaCallback`, with a report on sequences."""
+        report: Any = self.report
+        return {**super().state_dict(), "report": None if report is None else report.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, as :class:`~sb3_ext.DynaCallback` does."""
+        super().load_state_dict({**state, "report": None})
+        if state["report"] is not None:
+            self.report = cast(FitReport, SequenceFitReport.from_state(state["report"]))
+
     def _first_observations(self) -> th.Tensor:
         """The sensor readings ``(N, O)``: known rewards and terminations are functions of them."""
         return th.as_tensor(np.concatenate([holder.tracker.sensors for holder in self._holders]))
@@ -139,7 +153,7 @@ class LatentDynaCallback(DynaCallback):
         siblings = getattr(self.locals.get("callback"), "callbacks", [])
         for sibling in siblings:
             env = getattr(sibling, "eval_env", None)
-            if isinstance(env, VecEnv) and env.unwrapped is cast(VecEnv, self.model.env).unwrapped:
+            if isinstance(env, VecEnv) and share_environments(env, cast(VecEnv, self.model.env)):
                 raise ValueError(SHARED)
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
+from scripts.training.task_arguments import (
+    ResumableArguments,
+    add_learning_flags,
+    add_resume_flags,
+    check_counts,
+    parsed,
+    task_parser,
+)
 
 BACKENDS = ("sb3", "sbx")
 MODEL_ONLY = ("dh", "mve-sac", "mve-td3", "mve-ddpg", "steve-sac", "steve-td3", "steve-ddpg", "mpg", "svg")
@@ -15,10 +23,11 @@ ALGORITHMS = ("sac", "td3", "ddpg", "dqn", "tqc", "crossq", "qrdqn", "ppo", "a2c
 
 
 @dataclass(frozen=True)
-class TrainArguments(LearningArguments):
+class TrainArguments(ResumableArguments):
     """Everything ``train.py`` needs; see ``--help`` for the meaning of each field."""
 
-    algo: str = "sac"
+    PROGRAM: ClassVar[str] = "train.py"
+
     eval_freq: int = -1
     n_envs: int = 1
     save_freq: int = -1
@@ -28,8 +37,6 @@ class TrainArguments(LearningArguments):
     updates_per_step: float | None = None
     average_steps: int = -1
     use_average: list[str] = field(default_factory=list)
-    checkpoint_freq: int = -1
-    resume: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,8 +46,6 @@ class TrainArguments(LearningArguments):
         if self.algo in MODEL_ONLY and not self.model:
             parent = self.algo.rpartition("-")[2] if "-" in self.algo else "sac"
             raise ValueError(f"{self.algo} trains with a model: leave out --no-model, or take --algo {parent}.")
-        if self.checkpoint_freq < -1:
-            raise ValueError(f"--checkpoint-freq must be at least 1, 0 for none or -1, got {self.checkpoint_freq}.")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             raise ValueError(f"--updates-per-step must be positive, got {self.updates_per_step}.")
         if self.average_steps < -1:
@@ -72,20 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--eval-freq", type=int, default=-1, help="real steps between evaluations (-1: a twentieth of the run)")
     add("--n-envs", type=int, default=default.n_envs, help="parallel training environments")
     add("--save-freq", type=int, default=-1, help="real steps between zips of the agent (-1: none)")
-    add(
-        "--checkpoint-freq",
-        type=int,
-        default=-1,
-        help="real steps between checkpoints that --resume goes on from (-1: a twentieth of the run, at least 1000; "
-        "0: none)",
-    )
-    add(
-        "--resume",
-        default="",
-        metavar="auto|FOLDER",
-        help="go on with the run in FOLDER, or with the newest one that has these arguments (auto: a new one if there "
-        "is none)",
-    )
+    add_resume_flags(parser)
     add("--save-replay-buffer", action="store_true", help="also save the replay buffer at the end (a pickle)")
     add("--backend", choices=BACKENDS, default=default.backend, help="sb3 is PyTorch, sbx is JAX")
     add("--no-model", dest="model", action="store_false", default=True, help="train without a model")

@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from scripts.training.task_arguments import LearningArguments, add_learning_flags, check_counts, parsed, task_parser
+from scripts.training.task_arguments import (
+    ResumableArguments,
+    add_learning_flags,
+    add_resume_flags,
+    check_counts,
+    parsed,
+    task_parser,
+)
 
 ALGORITHMS = ("sac", "td3", "ddpg", "tqc", "crossq")
 
@@ -17,11 +25,12 @@ LEARNED = ("filter", "rssm", "transformer", "smoother", "structured", "single")
 
 
 @dataclass(frozen=True)
-class LatentArguments(LearningArguments):
+class LatentArguments(ResumableArguments):
     """Everything ``train_latent.py`` needs; see ``--help`` for the meaning of each field."""
 
+    PROGRAM: ClassVar[str] = "train_latent.py"
+
     env: str = "Pendulum-v1"
-    algo: str = "sac"
     mask: list[int] = field(default_factory=list)
     noise: float = 0.0
     frames: int = 0
@@ -49,6 +58,11 @@ class LatentArguments(LearningArguments):
     def learned(self) -> bool:
         """Whether a latent model is learned."""
         return self.encoder not in BASELINES
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Runs of this command have a folder of their own, and without a tag they are named after the encoder."""
+        return f"latent-{self.algo}", self.tag or self.encoder
 
     @property
     def arm(self) -> str:
@@ -81,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--imagine", type=int, default=0, metavar="K", help="also train on branches of K steps in the model (0: none)")
     add("--stack", type=int, default=default.stack, help="observations in the stack of --encoder stack")
     add("--eval-freq", type=int, default=-1, help="real steps between evaluations (-1: a tenth of the run)")
+    add_resume_flags(parser)
     add("--final-episodes", type=int, default=default.final_episodes, help="episodes of the last evaluation")
     return parser
 

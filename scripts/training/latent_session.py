@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -19,19 +20,22 @@ from stable_baselines3.common.vec_env import VecEnv
 import mbrl_wrappers
 from mbrl_wrappers.latent import LatentStateSpaceModel
 from mbrl_wrappers.seeding import spawn_seeds
+from mbrl_wrappers.states import StateDict
 from mbrl_wrappers.training.sequence_report import SequenceFitReport
 from mbrl_wrappers.training.sequence_trainer import SequenceTrainer
 from mbrl_wrappers.types import Transitions
+from sb3_ext import RunCheckpoint
 from sb3_ext.latent import BeliefReplayBuffer, BeliefVecEnv, LatentDynaCallback
 from scripts.runs.env_id import safe_name
 from scripts.runs.run_folder import MODEL_FILE, agent_file_name, new_run_folder, write_text_atomically
 from scripts.runs.summary import RunSummary, versions
 from scripts.training.evaluation import EVALUATION_SEED_OFFSET, SummaryEvaluation
 from scripts.training.flag_checks import check_flags
-from scripts.training.interruption import StopOnSignal
+from scripts.training.interruption import StopOnSignal, TrainingStopped
 from scripts.training.latent_arguments import LatentArguments
 from scripts.training.latent_settings import LatentSettings, latent_settings
 from scripts.training.phases import PhaseClock, TrainTimer
+from scripts.training.resume import ResumedRun, check_settings, run_checkpoint
 
 NUM_EVALUATIONS = 10
 
@@ -46,6 +50,15 @@ class RecordingSequenceTrainer(SequenceTrainer):
         super().__init__(model, settings.fit_config(), seed=seed)
         self._clock = clock
         self.history: list[dict[str, Any]] = []
+
+    def state_dict(self) -> StateDict:
+        """As the base class, and the line of each fit."""
+        return {**super().state_dict(), "history": [dict(row) for row in self.history]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, without the fits that came after it."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "history"})
+        self.history[:] = [dict(row) for row in state["history"]]
 
     def fit(self, transitions: Transitions, **kwargs: Any) -> SequenceFitReport:
         """Fit as the base class does."""
@@ -68,36 +81,65 @@ class RecordingSequenceTrainer(SequenceTrainer):
         return report
 
 
-def train_latent(args: LatentArguments, words: Sequence[str]) -> int:
+def train_latent(run: ResumedRun[LatentArguments], words: Sequence[str]) -> int:
     """Train, evaluate on the real environment, save, and return the exit code.
 
     Args:
-        args: the parsed command line.
+        run: a new run, or one to go on with.
         words: the command line itself, for the record.
 
     Raises:
-        ValueError: for settings that cannot work; no folder is made then.
+        ValueError: for settings that cannot work; no folder is made then. Also if another process trains this run, or
+            its checkpoints are damaged.
         ImportError: if a library is missing.
     """
+    args = run.args
+    if run.finished:
+        print(f"The run in {run.folder} is finished: there is nothing to resume.", flush=True)
+        return 0
     check_flags(args.env, args.device, progress=args.progress, tensorboard=bool(args.tensorboard_log))
     settings = latent_settings(args)
     model = settings.model() if args.learned else None
     settings.env().close()
-    command = shlex.join(["python", "scripts/train_latent.py", *words])
-    clock, stop = PhaseClock(), StopOnSignal()
-    folder = new_run_folder(Path(args.log_folder), f"latent-{args.algo}", args.env, args.tag or args.encoder)
-    _write_settings(folder, settings, command)
+    if run.folder is None:
+        command = shlex.join(["python", "scripts/train_latent.py", *words])
+        folder = new_run_folder(Path(args.log_folder), args.place[0], args.env, args.place[1])
+        _write_settings(folder, settings, command)
+    else:
+        folder, command = run.folder, run.command
+        check_settings(folder, settings.entry)
+    checkpoint = run_checkpoint(args, settings.n_timesteps, folder)
+    try:
+        return _train(settings, model, folder, command, checkpoint)
+    finally:
+        if checkpoint is not None:
+            checkpoint.release()
+
+
+def _train(
+    settings: LatentSettings,
+    model: LatentStateSpaceModel | None,
+    folder: Path,
+    command: str,
+    checkpoint: RunCheckpoint | None,
+) -> int:
+    """Learn from the start or from the newest checkpoint on, evaluate, save, and return the exit code."""
+    args, clock, stop = settings.args, PhaseClock(), StopOnSignal()
+    stop.checkpoint = checkpoint
+    goes_on = checkpoint is not None and bool(checkpoint.checkpoints.steps())
     with ExitStack() as stack:
-        env, eval_env = _environments(settings, model, folder, stack)
+        env, eval_env = _environments(settings, model, folder, stack, append=goes_on)
         clock.time_calls(env, "step", "env_step")
         summary = _summary(settings, command)
         freq = args.eval_freq if args.eval_freq > 0 else max(settings.n_timesteps // NUM_EVALUATIONS, 1)
         evaluation = SummaryEvaluation(eval_env, summary, clock, folder, freq, args.eval_episodes, verbose=args.verbose)
         print(f"{args.arm}: {settings.n_timesteps} real steps of {args.env} -> {folder}", flush=True)
-        agent, callbacks = _agent(settings, env, model, clock, evaluation)
+        agent, of_the_model = _agent(settings, env, model, clock, evaluation)
+        saving = [] if checkpoint is None else [checkpoint]
+        # The model comes first: a run that is resumed has its weights before any belief is compared with them.
+        callbacks = [*of_the_model, evaluation, *saving, stop, TrainTimer(clock)]
         with stop.listening():
-            every = [*callbacks, evaluation, stop, TrainTimer(clock)]
-            agent.learn(settings.n_timesteps, callback=every, progress_bar=args.progress)
+            _learn(agent, callbacks, settings, evaluation, checkpoint)
             if stop.received is None:
                 evaluation.finish()
                 _evaluate_finally(agent, eval_env, settings, evaluation, clock)
@@ -107,15 +149,41 @@ def train_latent(args: LatentArguments, words: Sequence[str]) -> int:
         summary.finished = stop.received is None
         summary.stopped_by = None if stop.received is None else f"signal {stop.received}"
         evaluation.record()
+    if checkpoint is not None and summary.finished:
+        checkpoint.release()
+        shutil.rmtree(checkpoint.checkpoints.folder)
     return stop.exit_code
 
 
+def _learn(
+    agent: BaseAlgorithm,
+    callbacks: list[BaseCallback],
+    settings: LatentSettings,
+    evaluation: SummaryEvaluation,
+    checkpoint: RunCheckpoint | None,
+) -> None:
+    """Take the real steps that are left, until a signal stops it."""
+    args, done = settings.args, 0
+    if checkpoint is not None:
+        done = checkpoint.restore(agent, callbacks)
+        if done:
+            print(f"{args.arm}: the run goes on at step {done}", flush=True)
+            evaluation.record()
+    with suppress(TrainingStopped):
+        agent.learn(
+            settings.n_timesteps - done,
+            callback=callbacks,
+            reset_num_timesteps=not done,
+            progress_bar=args.progress,
+        )
+
+
 def _environments(
-    settings: LatentSettings, model: LatentStateSpaceModel | None, folder: Path, stack: ExitStack
+    settings: LatentSettings, model: LatentStateSpaceModel | None, folder: Path, stack: ExitStack, *, append: bool
 ) -> tuple[VecEnv, VecEnv]:
     """The environment to train in and the one to evaluate in, each with a belief of its own where there is a model."""
     seed = settings.args.seed
-    env: VecEnv = stack.enter_context(closing(settings.vec_env(seed, monitor_folder=folder)))
+    env: VecEnv = stack.enter_context(closing(settings.vec_env(seed, monitor_folder=folder, append=append)))
     rows = min(EVALUATED_TOGETHER, settings.args.eval_episodes)
     eval_env: VecEnv = stack.enter_context(closing(settings.vec_env(seed + EVALUATION_SEED_OFFSET, rows)))
     if model is None:

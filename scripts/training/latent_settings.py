@@ -82,10 +82,18 @@ class LatentSettings:
             env = NoisyObservation(env, args.noise)
         return StackedObservation(env, args.stack) if args.encoder == "stack" else env
 
-    def vec_env(self, seed: int, n_envs: int = 1, *, monitor_folder: Path | None = None) -> DummyVecEnv:
-        """The same for SB3, monitored and seeded with ``seed + index``."""
+    def vec_env(
+        self, seed: int, n_envs: int = 1, *, monitor_folder: Path | None = None, append: bool = False
+    ) -> DummyVecEnv:
+        """The same for SB3, monitored and seeded with ``seed + index``; ``append`` goes on with the monitor files."""
         folder = None if monitor_folder is None else str(monitor_folder)
-        env = make_vec_env(self.env, n_envs=n_envs, seed=seed, monitor_dir=folder)
+        env = make_vec_env(
+            self.env,
+            n_envs=n_envs,
+            seed=seed,
+            monitor_dir=folder,
+            monitor_kwargs={"override_existing": not append},
+        )
         assert isinstance(env, DummyVecEnv)
         return env
 

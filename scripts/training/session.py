@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,6 +20,7 @@ from scripts.runs.env_id import safe_name
 from scripts.runs.run_folder import AVERAGED_AGENT_FILE, agent_file_name, new_run_folder, write_text_atomically
 from scripts.runs.summary import RunSummary, versions
 from scripts.training.algorithms import ON_POLICY
+from scripts.training.arguments import TrainArguments
 from scripts.training.assembly import (
     acting_callbacks,
     average_steps,
@@ -32,22 +33,13 @@ from scripts.training.assembly import (
 from scripts.training.evaluation import EVALUATION_SEED_OFFSET, EvaluatedAverage, SummaryEvaluation
 from scripts.training.interruption import StopOnSignal, TrainingStopped
 from scripts.training.phases import PhaseClock, TrainTimer
-from scripts.training.resume import (
-    CHECKPOINT_FOLDER,
-    MIN_CHECKPOINT_FREQ,
-    NUM_CHECKPOINTS,
-    ResumedRun,
-    check_settings,
-)
+from scripts.training.resume import ResumedRun, check_settings, run_checkpoint
 from scripts.training.run import TrainingRun, plan_run
-
-if TYPE_CHECKING:
-    from sb3_ext import RunCheckpoint
 
 NUM_EVALUATIONS = 20
 
 
-def train(run: ResumedRun, words: Sequence[str]) -> int:
+def train(run: ResumedRun[TrainArguments], words: Sequence[str]) -> int:
     """Train, evaluate on the real environment, save, and return the exit code.
 
     Args:
@@ -92,7 +84,7 @@ class Session:
         args = plan.args
         self.plan, self.folder = plan, folder
         self.clock, self.stop = PhaseClock(), StopOnSignal()
-        self.checkpoint = run_checkpoint(plan, folder)
+        self.checkpoint = run_checkpoint(args, plan.n_timesteps, folder)
         self.goes_on = self.checkpoint is not None and bool(self.checkpoint.checkpoints.steps())
         self.stop.checkpoint = self.checkpoint
         self.averaged = averaged_actor(plan)
@@ -232,24 +224,6 @@ class Session:
             if model.trainer.history:
                 model.save(self.folder, result.store.transitions())
         return result.agent
-
-
-def run_checkpoint(plan: TrainingRun, folder: Path) -> RunCheckpoint | None:
-    """What saves the run, holding its folder; None if there are to be no checkpoints.
-
-    Raises:
-        ValueError: if another process trains this run.
-    """
-    args = plan.args
-    if args.checkpoint_freq == 0:
-        return None
-    from sb3_ext import RunCheckpoint
-
-    usual = max(plan.n_timesteps // NUM_CHECKPOINTS, MIN_CHECKPOINT_FREQ)
-    every = usual if args.checkpoint_freq == -1 else args.checkpoint_freq
-    checkpoint = RunCheckpoint(folder / CHECKPOINT_FOLDER, every=every, verbose=args.verbose)
-    checkpoint.hold()
-    return checkpoint
 
 
 def eval_freq(plan: TrainingRun) -> int:

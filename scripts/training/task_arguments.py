@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from scripts.training.configuration import parse_assignments
 
@@ -40,6 +40,31 @@ class LearningArguments(TaskArguments):
     eval_episodes: int = 10
     tensorboard_log: str = ""
     verbose: int = 0
+
+
+@dataclass(frozen=True)
+class ResumableArguments(LearningArguments):
+    """The further fields of the commands whose runs an SB3 agent makes, and which ``--resume`` goes on with.
+
+    Attributes:
+        PROGRAM: the command.
+    """
+
+    PROGRAM: ClassVar[str] = ""
+
+    algo: str = "sac"
+    checkpoint_freq: int = -1
+    resume: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoint_freq < -1:
+            raise ValueError(f"--checkpoint-freq must be at least 1, 0 for none or -1, got {self.checkpoint_freq}.")
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The folder below the log folder in which the run's own lies, and what stands in its name after the task."""
+        return self.algo, self.tag
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
@@ -117,6 +142,24 @@ def add_learning_flags(parser: argparse.ArgumentParser, default: LearningArgumen
     add("-tb", "--tensorboard-log", default="", help="folder for TensorBoard logs (empty: none)")
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("--verbose", type=int, default=default.verbose, help="0 quiet, 1 log tables")
+
+
+def add_resume_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of :class:`ResumableArguments`."""
+    parser.add_argument(
+        "--checkpoint-freq",
+        type=int,
+        default=-1,
+        help="real steps between checkpoints that --resume goes on from (-1: a twentieth of the run, at least 1000; "
+        "0: none)",
+    )
+    parser.add_argument(
+        "--resume",
+        default="",
+        metavar="auto|FOLDER",
+        help="go on with the run in FOLDER, or with the newest one that has these arguments (auto: a new one if there "
+        "is none)",
+    )
 
 
 def parsed(parser: argparse.ArgumentParser, cls: type[A], argv: Sequence[str] | None) -> A:

@@ -53,6 +53,20 @@ def test_a_model_that_changes_in_mid_episode_infers_the_belief_anew_from_all_of_
     assert env.tracker.times_inferred_anew == 2
 
 
+def test_of_a_long_episode_the_newest_readings_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl_wrappers.latent.belief_tracker.MAX_REPLAYED", 3)
+    env, model = filtered(length=9)
+    env.reset()
+    for action in (2.0, 2.0, 1.0, -2.0):
+        obs = env.step(np.array([action], np.float32))[0]
+    np.testing.assert_array_equal(obs, [100, 104, 5, 1.5])
+    with th.no_grad():
+        model.weight += 7
+    np.testing.assert_array_equal(env.current(), [109, 104, 3, -0.5])  # 102, 103 and 104, and the actions between
+    env.reset()
+    np.testing.assert_array_equal(env.step(np.array([1.0], np.float32))[0], [207, 201, 2, 0.5])
+
+
 def test_a_copy_for_evaluation_has_a_belief_of_its_own_and_the_same_model() -> None:
     env, model = filtered()
     obs, _ = env.reset()

@@ -19,8 +19,9 @@ from mbrl_wrappers.latent import LatentOptions, LatentState, LatentStateSpaceMod
 from mbrl_wrappers.models.ensemble import EnsembleDynamics
 from mbrl_wrappers.seeding import global_stream_states, torch_generator
 from mbrl_wrappers.tasks.functions import never_terminates
-from mbrl_wrappers.types import DynamicsModel, LatentModel, SharedNoiseModel
-from tests.latent.small_models import ACTIONS, POSTERIORS, SENSORS, filtered, small_batch, small_model
+from mbrl_wrappers.training.sequence_trainer import SequenceFitConfig, SequenceTrainer
+from mbrl_wrappers.types import DynamicsModel, LatentModel, SharedNoiseModel, Transitions
+from tests.latent.small_models import ACTIONS, POSTERIORS, SENSORS, SMALL, filtered, small_batch, small_model
 
 BELIEFS = {name: kind for name, kind in POSTERIORS.items() if "transformer" not in name and name != "smoother"}
 every_posterior = pytest.mark.parametrize("kind", POSTERIORS.values(), ids=POSTERIORS)
@@ -318,3 +319,52 @@ def test_impossible_things_are_refused(call: Any, message: str) -> None:
 
 def test_an_ensemble_is_no_latent_model() -> None:
     assert not isinstance(EnsembleDynamics(SENSORS, ACTIONS, num_members=2, num_elites=1, hidden=(4,)), LatentModel)
+
+
+FAR = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+
+def far_rows(count: int = 200) -> Transitions:
+    """A walk in steps of centimetres at five million metres, where float32 numbers are half a metre apart."""
+    steps = 0.05 * th.randn(count + 1, 2, dtype=th.float64, generator=torch_generator(0))
+    obs = 5.5e6 + steps.cumsum(0)
+    action, never = th.zeros(count, 2), th.zeros(count, dtype=th.bool)
+    return Transitions(obs[:-1], action, th.zeros(count), obs[1:], never, th.arange(count) % 20 == 19)
+
+
+@pytest.mark.parametrize("kind", ["filter", "smoother"])
+def test_float64_sensors_far_from_zero_keep_their_changes(kind: Any) -> None:
+    options = LatentOptions(**{**SMALL, "posterior": kind, "decoder_std": 0.3})
+    form: Any = "state" if kind == "smoother" else "belief"
+    model = LatentStateSpaceModel(FAR, ACTIONS, options=options, form=form, device="cpu")
+    near = LatentStateSpaceModel(SENSORS, ACTIONS, options=options, form=form, device="cpu")
+    rows = far_rows()
+    model.set_statistics(rows)
+    moved = rows._replace(obs=(rows.obs - 5.5e6).float(), next_obs=(rows.next_obs - 5.5e6).float())
+    near.set_statistics(moved)
+    where = th.ones(200, dtype=th.bool)
+    shown = [
+        each.observe(each.initial(200), rows.action, data.obs, where, generator=torch_generator(1))
+        for each, data in ((model, rows), (near, moved))
+    ]
+    th.testing.assert_close(shown[0].mean, shown[1].mean, rtol=1e-4, atol=1e-5)
+    decoded = model.decode(shown[0])
+    assert decoded.dtype == th.float64
+    th.testing.assert_close(decoded - 5.5e6, near.decode(shown[1]).double(), rtol=1e-4, atol=1e-4)
+    stepped = [
+        each.step(state, rows.action, generator=torch_generator(2))[1].next_obs
+        for each, state in ((model, shown[0]), (near, shown[1]))
+    ]
+    assert stepped[0].dtype == th.float32, "features are float32"
+    th.testing.assert_close(stepped[0], stepped[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_fit_to_float64_sensors_is_that_to_the_same_ones_near_zero() -> None:
+    config, rows = SequenceFitConfig(max_gradient_steps=20, batch_size=8, window=10, validate_every=20), far_rows()
+    near = rows._replace(obs=(rows.obs - 5.5e6).float(), next_obs=(rows.next_obs - 5.5e6).float())
+    qualities = []
+    for space, data in ((FAR, rows), (SENSORS, near)):
+        model = LatentStateSpaceModel(space, ACTIONS, options=LatentOptions(**SMALL), device="cpu")
+        qualities.append(SequenceTrainer(model, config).fit(data).quality)
+    assert qualities[0].bound == pytest.approx(qualities[1].bound, rel=1e-3)
+    assert qualities[0].closed_loop_r2[:2] == pytest.approx(qualities[1].closed_loop_r2[:2], abs=1e-2)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import SAC
 
 import mbrl_wrappers
 from mbrl_wrappers.latent import LatentStateSpaceModel
 from mbrl_wrappers.tasks import FrameObservation, MaskedObservation, NoisyObservation, StackedObservation
+from sb3_ext.vec_env_state import why_vec_not_exportable
 from scripts.train_latent import main
+from scripts.training import latent_session
 from scripts.training.latent_arguments import LEARNED, parse_latent_arguments
 from scripts.training.latent_settings import latent_settings
+from tests.scripts.resumed_training import the_run, torch_weights
 
 TINY = [
     "--env", "Pendulum-v1", "--env-kwargs", "max_episode_steps:20", "--mask", "2", "-n", "60", "--eval-freq", "30",
@@ -111,3 +117,87 @@ def test_what_cannot_work_is_refused_in_words(
     assert code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "logs").exists()
+
+
+class Killed(BaseException):
+    pass
+
+
+def interrupted(argv: list[str], monkeypatch: pytest.MonkeyPatch, kill: int, number: int = 0) -> int | None:
+    """Run the command; at the step ``kill`` it dies, or gets the signal ``number``; None if it died."""
+    original = latent_session.StopOnSignal._on_step
+
+    def on_step(self: Any) -> bool:
+        if self.num_timesteps == kill:
+            if not number:
+                raise Killed
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(latent_session.StopOnSignal, "_on_step", on_step)
+        try:
+            return main(argv)
+        except Killed:
+            return None
+
+
+def left(logs: Path) -> dict[str, Any]:
+    """What a run left, without times and places."""
+    folder = the_run(logs)
+    summary = json.loads((folder / "summary.json").read_text())
+    for name in ("command", "wall_seconds", "cpu_seconds", "phase_seconds"):
+        del summary[name]
+    for row in summary["evaluations"]:
+        del row["wall_seconds"]
+    for row in summary["model"].get("fits", ()):
+        del row["seconds"]
+    rows = [line.rpartition(",")[0] for line in (folder / "0.monitor.csv").read_text().splitlines()[2:]]
+    return {"summary": summary, "episodes": rows, "files": sorted(path.name for path in folder.iterdir())}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--imagine", "2", "--noise", "0.1"],
+        pytest.param(["--encoder", "structured"], marks=pytest.mark.slow),
+        pytest.param(["--encoder", "stack"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.timeout(600)
+def test_a_run_that_died_twice_ends_as_one_that_did_not(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*TINY[:-1], "window:3", *words, "--checkpoint-freq", "10", "--resume", "auto"]
+    whole, died = [*argv, "-f", str(tmp_path / "whole")], [*argv, "-f", str(tmp_path / "died")]
+    assert main(whole) == 0
+    assert interrupted(died, monkeypatch, 27) is None
+    assert interrupted(died, monkeypatch, 49, signal.SIGTERM) == 143
+    assert [path.name for path in (the_run(tmp_path / "died") / "checkpoints").glob("*-step-49")]
+    capsys.readouterr()
+    assert main(died) == 0
+    assert "the run goes on at step 49" in capsys.readouterr().out
+    assert left(tmp_path / "died") == left(tmp_path / "whole")
+    mine, theirs = (torch_weights(tmp_path / logs) for logs in ("whole", "died"))
+    assert all(th.equal(mine[name], theirs[name]) for name in mine)
+    folder = the_run(tmp_path / "died")
+    assert not (folder / "checkpoints").exists()
+    assert main(["--resume", str(folder)]) == 0
+    assert "is finished: there is nothing to resume" in capsys.readouterr().out
+    assert main(["--resume", str(folder), "--seed", "6"]) == 2
+    assert "has seed=5, and the command line says 6" in capsys.readouterr().err
+
+
+def test_other_arguments_are_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = [*TINY, "--encoder", "raw", "-f", str(tmp_path), "--checkpoint-freq", "10", "--resume", "auto"]
+    assert interrupted(argv, monkeypatch, 27) is None
+    assert interrupted([*argv, "--noise", "0.1"], monkeypatch, 27) is None
+    assert len(list(tmp_path.glob("latent-sac/*"))) == 2
+
+
+@pytest.mark.parametrize("words", [["--mask", "2", "--noise", "0.1", "--encoder", "stack"], ["--frames", "16"]])
+def test_the_state_of_what_hides_the_state_can_be_kept(words: list[str]) -> None:
+    env = latent_settings(parse_latent_arguments(words)).vec_env(0)
+    env.reset()
+    assert why_vec_not_exportable(env) == ""

@@ -131,6 +131,15 @@ def test_a_second_fit_goes_on_from_the_first_with_its_own_cap() -> None:
     assert second.train_rows == first.train_rows
 
 
+@pytest.mark.filterwarnings("ignore:The posterior has collapsed")
+def test_episodes_far_shorter_than_the_window_are_judged_too() -> None:
+    rows = STORE.transitions()
+    short = rows._replace(last=rows.last | (th.arange(600) % 4 == 3))
+    report = SequenceTrainer(cart_model(), SequenceFitConfig(max_gradient_steps=1, window=31)).fit(short)
+    assert report.train_episodes + report.holdout_episodes == 150
+    assert all(math.isfinite(value) for value in (*report.quality.closed_loop_r2, *report.quality.open_loop_r2))
+
+
 def test_scales_come_from_training_rows_only() -> None:
     rows = STORE.transitions()
     trainer = SequenceTrainer(cart_model(), QUICK)

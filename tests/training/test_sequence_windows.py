@@ -55,13 +55,20 @@ def test_windows_lie_inside_of_episodes_and_are_aligned() -> None:
     check_alignment(batch)
     assert batch.obs.shape == (500, 5, 2)
     assert batch.action.shape == (500, 4, 1)
-    # 4 places in the first episode, 1 in the second, 9 in the third, 1 in the last: all equally often.
-    share = th.tensor([(batch.obs[:, 0, 0] == number).float().mean() for number in range(4)])
-    assert (share - th.tensor([4, 1, 9, 1]) / 15).abs().max() < 0.07
     short = batch.length[batch.obs[:, 0, 0] == 1]
-    assert set(short.tolist()) == {4}, "three steps are four observations, and padding"
+    assert set(short.tolist()) == {2, 3, 4}, "at most three steps, which are four observations, and padding"
     assert set(batch.length[batch.obs[:, 0, 0] == 3].tolist()) == {2}
     assert batch.valid.sum(1).tolist() == batch.length.tolist()
+
+
+def test_every_row_is_in_windows_equally_often() -> None:
+    rows = counter(7, 3, 12, 1)
+    batch = Episodes.of(rows).draw(20_000, 4, generator=torch_generator(0))
+    seen = batch.obs[:, :-1][batch.valid_steps]
+    counts = th.tensor([(seen == row).all(1).sum() for row in rows.obs]).float()
+    assert len(counts) == 23
+    # Each row is in 4 of 35 windows: about 2,286 times, with a standard deviation below 50.
+    assert (counts / (20_000 * 4 / 35) - 1).abs().max() < 0.1
 
 
 def test_the_last_observation_of_an_episode_and_its_end_are_in_a_window() -> None:
@@ -184,3 +191,24 @@ def test_one_episode_is_divided_in_time() -> None:
     assert not held.first.any()
     two = Episodes.of(counter(20, 20)).split(0.01, seed=0)
     assert [len(part.begin) for part in two] == [1, 1]
+
+
+def test_the_oldest_rows_of_endless_environments_are_no_beginning() -> None:
+    """Rings in which no episode ends: each environment is one run, and their first numbers rise."""
+    times = th.arange(50, 60).float()
+    obs, never = th.stack([times, times], 1), th.zeros(10, dtype=th.bool)
+    newest = th.arange(10) == 9
+    half = Transitions(obs, times[:, None] / 100, times, obs + 1, never, newest)
+    rows = Transitions(*(th.cat([column, column]) for column in half))
+    late = Episodes.of(rows, th.cat([th.arange(100, 120, 2), th.arange(101, 121, 2)]))
+    assert late.first.tolist() == [False, False]
+    early = Episodes.of(rows, th.cat([th.arange(0, 20, 2), th.arange(1, 21, 2)]))
+    assert early.first.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_most_rows_are_trained_on_however_long_single_runs_are(seed: int) -> None:
+    train, held = Episodes.of(counter(100, 3)).split(0.1, seed=seed)
+    assert (train.num_steps, held.num_steps) == (100, 3)
+    train, held = Episodes.of(counter(5, 3)).split(0.8, seed=seed)
+    assert {train.num_steps, held.num_steps} == {3, 5}

@@ -22,9 +22,9 @@ def masked(steps: int = 200) -> Callable[[], gym.Env[Any, Any]]:
     return lambda: MaskedObservation(gym.make("Pendulum-v1", max_episode_steps=steps), [0, 1])
 
 
-def small_model(form: Form = "belief", *, seed: int = 0, **options: Any) -> LatentStateSpaceModel:
+def small_model(form: Form = "belief", *, seed: int = 0, env: Any = None, **options: Any) -> LatentStateSpaceModel:
     """A model of that pendulum."""
-    env = masked()()
+    env = env or masked()()
     sizes: dict[str, Any] = {"latent_size": 2, "memory_size": 4, "hidden": (8,), "encoder_hidden": (8,)}
     chosen = LatentOptions(**{**sizes, "posterior": "factorised filter", **options})
     return LatentStateSpaceModel(

@@ -103,7 +103,7 @@ def test_features_inferred_anew_are_those_that_the_environment_showed(form: Any,
     compared = before.shape[1]
     if form == "state" and not model.options.deterministic:
         compared = model.options.recurrent_size  # the rest is a draw
-    # A filter scales the state of a deterministic model twice, which leaves a trace where it was small.
+    # A deterministic state is scaled to one: where it was small, so is the rounding error that comes with it.
     exact: dict[str, float] = {"rtol": 0, "atol": 5e-3 if model.options.deterministic else 1e-5}
     np.testing.assert_allclose(before[:, :compared], buffer.observations[step, row][:, :compared], **exact)
     np.testing.assert_allclose(after[:, :compared], buffer.next_observations[step, row][:, :compared], **exact)
@@ -197,3 +197,22 @@ def test_a_pickled_buffer_keeps_its_rows_and_leaves_the_model_out() -> None:
     one = buffer.sample(8)
     np.random.seed(0)  # noqa: NPY002
     assert th.equal(one.observations, copy.sample(8).observations)
+
+
+def test_float64_readings_are_stored_as_they_are() -> None:
+    env = counts([9])
+    buffer = filled(env, 2)
+    far = 5.5e6 + np.array([[0.01]])
+    infos = [{"sensors_before": far[0], "sensors": far[0] + 0.05}]
+    wide = BeliefReplayBuffer(10, env.observation_space, env.action_space, device="cpu", seed=0)
+    wide.add(buffer.observations[0], buffer.next_observations[0], np.zeros((1, 1)), np.zeros(1), np.zeros(1), infos)
+    assert wide.windows(np.array([0]), np.array([0])).obs[0, :2, 0].tolist() == [far[0, 0], far[0, 0] + 0.05]
+    assert wide.real_transitions().obs.dtype == th.float64
+    assert buffer.real_transitions().obs.dtype == th.float32
+
+
+def test_readings_that_are_more_than_all_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("sb3_ext.latent.belief_buffer.check_memory", lambda size, *words: asked.append(size))
+    filled(counts([5, 3]), 2, size=100)
+    assert asked == [2 * 4 * 100], "two arrays of float32 readings, one for each of 100 steps"

@@ -65,6 +65,25 @@ def test_draws_of_a_row_do_not_depend_on_when_others_end() -> None:
     np.testing.assert_array_equal(second_row(2), second_row(3))
 
 
+def test_draws_of_a_belief_inferred_anew_do_not_depend_on_the_length_of_other_episodes() -> None:
+    options = LatentOptions(latent_size=3, summary="none", hidden=(8,), encoder_hidden=(8,))
+    model = LatentStateSpaceModel(SENSORS, ACTIONS, options=options, form="state", device="cpu")
+
+    def second_row(length_of_first: int) -> np.ndarray[Any, Any]:
+        envs = DummyVecEnv([lambda: CountEnv(length_of_first), lambda: CountEnv(50, 10)])
+        env = BeliefVecEnv(envs, model, seed=4)
+        env.reset()
+        for _ in range(7):
+            env.step(np.ones((2, 1), np.float32))
+        with th.no_grad():
+            next(model.parameters()).add_(0.0)  # counts as a change
+        shown: np.ndarray[Any, Any] = env.current()[1]
+        assert env.tracker.times_inferred_anew == 1
+        return shown
+
+    np.testing.assert_array_equal(second_row(5), second_row(50))
+
+
 def test_the_vector_form_of_one_row_shows_what_the_single_form_shows() -> None:
     model: Any = RecordingModel()
     env, single = BeliefVecEnv(DummyVecEnv([CountEnv]), model), BeliefObservation(CountEnv(), model)
@@ -96,6 +115,9 @@ def test_shared_and_wrong_environments_are_refused() -> None:
     env, model = counted(2)
     with pytest.raises(ValueError, match="would end its episodes"):
         env.for_evaluation(env.venv)
+    inner: Any = env.venv
+    with pytest.raises(ValueError, match="would end its episodes"):
+        env.for_evaluation(DummyVecEnv([lambda: inner.envs[0]]))
     with pytest.raises(ValueError, match="filters the sensors"):
         BeliefVecEnv(DummyVecEnv([lambda: gym.make("Pendulum-v1")]), model)  # type: ignore[arg-type]
     assert env.for_evaluation(DummyVecEnv([CountEnv])).model is model
