@@ -143,12 +143,13 @@ def likelihood_ratio(
 ) -> Estimate:
     r"""The score of each action times what followed it.
 
-    .. math:: \nabla_\theta J = E \sum_{t<H} \gamma^t\, \nabla_\theta \ln \pi_\theta(a_t \mid s_t)\, (G_t - b_t)
+    .. math:: \nabla_\theta J = E \sum_{t<H} (\gamma \lambda)^t\, \nabla_\theta \ln \pi_\theta(a_t \mid s_t)\,
+              (G_t - b_t)
 
-    where :math:`G_t` is the discounted return from step :math:`t` on and :math:`b_t` the baseline (Williams 1992,
+    where :math:`G_t` is the :math:`\lambda`-return from step :math:`t` on and :math:`b_t` the baseline (Williams 1992,
     "Simple statistical gradient-following algorithms"; Sutton et al. 2000, "Policy gradient methods"). The model is
     only sampled, so it may be a simulator or any function. The objective is that of :func:`pathwise`, with the same
-    draws from the same generator: a ``value`` that depends on the parameters itself adds its own derivative at the end.
+    draws from the same generator: a ``value`` that depends on the parameters adds its own derivative where it is read.
 
     A step that is not valid did not take place: neither its action nor anything after it is scored.
 
@@ -165,21 +166,33 @@ def likelihood_ratio(
     scored = _ConstantDraws(policy)
     with th.no_grad():
         unrolled = unroll(model, scored, starts.detach(), objective.horizon, generator=generator)
-    ends = _Ends.of(objective.value, unrolled, generator)
-    with th.no_grad():
-        values = _placed(ends, unrolled)
-        if objective.baseline == "value" or objective.lam < 1:
-            assert objective.value is not None
-            values = _values_everywhere(objective.value, unrolled, generator)
-        rewarded = _with_entropy(unrolled, objective)
-        returns = lambda_returns(rewarded, values, discount=objective.discount, lam=objective.lam)
-        advantage = (returns - _baselines(objective.baseline, returns, values, unrolled))[:-1]
-        scale = objective.discount ** th.arange(objective.horizon, device=returns.device, dtype=returns.dtype)
-    rows = ends.values * (objective.discount**ends.time * ends.counts)
+    rewarded = _with_entropy(unrolled, objective)
+    rows, values = _direct(objective, rewarded, generator)
+    returns = lambda_returns(rewarded, values, discount=objective.discount, lam=objective.lam)
+    advantage = (returns - _baselines(objective.baseline, returns, values, unrolled))[:-1]
+    # A return reads what follows its step t with this weight.
+    weight = objective.discount * objective.lam
+    scale = weight ** th.arange(objective.horizon, device=returns.device, dtype=returns.dtype)
     if scored.log_probs:
         log_prob = th.where(unrolled.valid, th.stack(scored.log_probs), 0.0)
         rows = rows + (log_prob * advantage * scale[:, None]).sum(0)
     return Estimate(rows, returns[0], unrolled)
+
+
+def _direct(objective: ImaginedReturn, rewarded: Unrolled, generator: Generator) -> tuple[Tensor, Tensor]:
+    """What the values in each row's return add by themselves, ``(B,)``, and ``(H + 1, B)`` values as constants."""
+    if objective.lam < 1:
+        assert objective.value is not None
+        values = _values_everywhere(objective.value, rewarded, generator)
+        rows = lambda_returns(rewarded, values, discount=objective.discount, lam=objective.lam)[0]
+        return rows, values.detach()
+    ends = _Ends.of(objective.value, rewarded, generator)
+    rows = ends.values * (objective.discount**ends.time * ends.counts)
+    with th.no_grad():
+        if objective.baseline == "value":
+            assert objective.value is not None
+            return rows, _values_everywhere(objective.value, rewarded, generator)
+        return rows, _placed(ends, rewarded)
 
 
 def group_gradients(estimates: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
