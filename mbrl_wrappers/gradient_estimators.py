@@ -225,8 +225,17 @@ def unroll_with_gradient(
         return unroll(model, policy, starts, horizon, generator=generator)
     except RuntimeError as error:
         if "requires grad" in str(error):  # numpy() of a tensor that a derivative is wanted for
-            raise _not_differentiable(model) from error
+            raise not_differentiable(model) from error
         raise
+
+
+def not_differentiable(model: DynamicsModel[Any]) -> TypeError:
+    """The refusal of ``model`` by whatever differentiates through it."""
+    return TypeError(
+        f"No gradient flows through {type(model).__name__}: what it predicts does not depend differentiably on the "
+        "action. Pathwise updates need a model, and known functions, of torch operations. What only samples the model "
+        "works with this one: ModelPolicyGradient(estimator='likelihood_ratio'), or SAC with DynaCallback."
+    )
 
 
 class _ConstantDraws:
@@ -300,17 +309,9 @@ def _check_gradient(model: DynamicsModel[Any], unrolled: Unrolled, objective: Im
     """Refuse a model from which no derivative comes back, though one went in with the action."""
     further = objective.horizon > 1 or objective.value is not None
     if (further and not unrolled.obs[1:].requires_grad) or not (further or unrolled.reward.requires_grad):
-        raise _not_differentiable(model)
+        raise not_differentiable(model)
     if objective.value is None and not unrolled.reward.requires_grad:
         raise TypeError(
             "The reward of this model has no derivative, so the pathwise gradient is zero whatever the policy does: "
             "use the likelihood-ratio estimator, or a terminal value."
         )
-
-
-def _not_differentiable(model: DynamicsModel[Any]) -> TypeError:
-    return TypeError(
-        f"No gradient flows through {type(model).__name__}: what it predicts does not depend differentiably on the "
-        "action. The pathwise and the mixed estimator need a model of torch operations; "
-        "estimator='likelihood_ratio' works with this one."
-    )

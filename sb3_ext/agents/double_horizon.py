@@ -76,6 +76,7 @@ class DoubleHorizon(SAC):
 
     Raises:
         TypeError: for an action space that is no Box, or a config of another kind.
+        ValueError: for a ``gamma`` of 1, and for more target critics than there are critics.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": DoubleHorizonPolicy}
@@ -101,8 +102,20 @@ class DoubleHorizon(SAC):
         self.config = config or DoubleHorizonConfig()
         super().__init__(policy, env, **(DEFAULTS | kwargs))
 
+    def _check_numbers(self) -> None:
+        if not 0 <= self.gamma < 1:
+            raise ValueError(
+                f"gamma must be at least 0 and below 1, got {self.gamma}: values are bounded by rewards / (1 - gamma)."
+            )
+        if self.config.target_critics > self.critic.n_critics:
+            raise ValueError(
+                f"target_critics={self.config.target_critics} cannot be drawn from n_critics={self.critic.n_critics}: "
+                "lower DoubleHorizonConfig.target_critics, or raise policy_kwargs=dict(n_critics=...)."
+            )
+
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._check_numbers()
         self.dynamics: DynamicsModel[Any] | None = None
         self._announced = False
         self._ring = StateRing(self.config.ring_states)
@@ -125,7 +138,8 @@ class DoubleHorizon(SAC):
                 "DoubleHorizon standardises observations itself, from the same rows as the model, and scales its "
                 "critics: leave VecNormalize out."
             )
-        check_differentiable(dynamics, starts, "DoubleHorizon")
+        generator = torch_generator(seed_at(self._base_seed, 3), dynamics.device)
+        check_differentiable(dynamics, ActorPolicy(self), starts, generator=generator)
         self._announced = True
 
     def use_model(self, dynamics: DynamicsModel[Any]) -> None:
@@ -157,8 +171,9 @@ class DoubleHorizon(SAC):
             if self._n_updates % self.config.distribution_freq == 0 or not len(self._ring):
                 self._visit()
             records.append(self._update(batch_size))
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
             self._n_updates += 1
+            if self._n_updates % self.target_update_interval == 0:
+                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         for name in records[0] if records else ():
             self.logger.record(f"train/{name}", float(th.stack([record[name] for record in records]).mean()))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
