@@ -118,6 +118,7 @@ class DoubleHorizon(SAC):
         self._check_numbers()
         self.dynamics: DynamicsModel[Any] | None = None
         self._announced = False
+        self._actor_policy = ActorPolicy(self)
         self._ring = StateRing(self.config.ring_states)
         self._base_seed = fresh_seed() if self.seed is None else self.seed
         self._starts_rng = np.random.default_rng(seed_at(self._base_seed, 1))
@@ -139,7 +140,7 @@ class DoubleHorizon(SAC):
                 "critics: leave VecNormalize out."
             )
         generator = torch_generator(seed_at(self._base_seed, 3), dynamics.device)
-        check_differentiable(dynamics, ActorPolicy(self), starts, generator=generator)
+        check_differentiable(dynamics, self._actor_policy, starts, generator=generator)
         self._announced = True
 
     def use_model(self, dynamics: DynamicsModel[Any]) -> None:
@@ -188,7 +189,7 @@ class DoubleHorizon(SAC):
         starts = mixed_buffer(self).sample_observations(config.distribution_starts, self._starts_rng)
         rows = th.as_tensor(starts, dtype=model_dtype(dynamics), device=dynamics.device)
         length = config.distribution_horizon
-        rollout = branched_rollout(dynamics, ActorPolicy(self), rows, length, generator=self._draws())
+        rollout = branched_rollout(dynamics, self._actor_policy, rows, length, generator=self._draws())
         self._ring.push(visited(rollout) if rollout.transitions.num_rows else rows)
         record_rollout(self.logger, rollout, length, len(rows))
         self.logger.record("dyna/ring_states", len(self._ring))
@@ -196,7 +197,7 @@ class DoubleHorizon(SAC):
     def _update(self, batch_size: int) -> dict[str, Tensor]:
         """One update of critics, actor and entropy coefficient; what came of it."""
         dynamics, config = self._model()
-        policy = ActorPolicy(self)
+        policy = self._actor_policy
         starts = self._ring.sample(batch_size, generator=self._draws())
         unrolled = unroll(dynamics, policy, starts, config.horizon, generator=self._draws())
         if unrolled.valid[0].float().mean() >= FEWEST_VALID:
@@ -213,7 +214,7 @@ class DoubleHorizon(SAC):
 
     def _segment(self, unrolled: Unrolled) -> Segment:
         """``unrolled`` on the agent's device, with the action of the policy after it."""
-        action, log_prob = ActorPolicy(self).sample(unrolled.obs[-1], generator=self._draws())
+        action, log_prob = self._actor_policy.sample(unrolled.obs[-1], generator=self._draws())
         assert log_prob is not None
         fields = (None if field is None else field.to(self.device) for field in unrolled)
         return Segment(Unrolled(*fields), action.to(self.device), log_prob.to(self.device))  # type: ignore[arg-type]
@@ -302,7 +303,7 @@ class DoubleHorizon(SAC):
         return self
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["dynamics", "_announced", "_ring", "_base_seed", "_starts_rng", "_generator"]
+        derived = ["dynamics", "_announced", "_actor_policy", "_ring", "_base_seed", "_starts_rng", "_generator"]
         return [*super()._excluded_save_params(), *derived]
 
 
