@@ -69,9 +69,10 @@ def _leaves_between(inputs: Any, outputs: Any) -> list[Tensor]:
         if node is None or node in visited:
             continue
         visited.add(node)
-        if hasattr(node, "variable"):
+        if following := node.next_functions:
+            waiting.extend(function for function, _ in following)
+        elif hasattr(node, "variable"):  # a leaf leads nowhere; the question is slow where the answer is no
             leaves.append(node.variable)
-        waiting.extend(following for following, _ in node.next_functions)
     return leaves
 
 

@@ -143,12 +143,13 @@ def likelihood_ratio(
 ) -> Estimate:
     r"""The score of each action times what followed it.
 
-    .. math:: \nabla_\theta J = E \sum_{t<H} \gamma^t\, \nabla_\theta \ln \pi_\theta(a_t \mid s_t)\, (G_t - b_t)
+    .. math:: \nabla_\theta J = E \sum_{t<H} (\gamma \lambda)^t\, \nabla_\theta \ln \pi_\theta(a_t \mid s_t)\,
+              (G_t - b_t)
 
-    where :math:`G_t` is the discounted return from step :math:`t` on and :math:`b_t` the baseline (Williams 1992,
+    where :math:`G_t` is the :math:`\lambda`-return from step :math:`t` on and :math:`b_t` the baseline (Williams 1992,
     "Simple statistical gradient-following algorithms"; Sutton et al. 2000, "Policy gradient methods"). The model is
     only sampled, so it may be a simulator or any function. The objective is that of :func:`pathwise`, with the same
-    draws from the same generator: a ``value`` that depends on the parameters itself adds its own derivative at the end.
+    draws from the same generator: a ``value`` that depends on the parameters adds its own derivative where it is read.
 
     A step that is not valid did not take place: neither its action nor anything after it is scored.
 
@@ -165,21 +166,33 @@ def likelihood_ratio(
     scored = _ConstantDraws(policy)
     with th.no_grad():
         unrolled = unroll(model, scored, starts.detach(), objective.horizon, generator=generator)
-    ends = _Ends.of(objective.value, unrolled, generator)
-    with th.no_grad():
-        values = _placed(ends, unrolled)
-        if objective.baseline == "value" or objective.lam < 1:
-            assert objective.value is not None
-            values = _values_everywhere(objective.value, unrolled, generator)
-        rewarded = _with_entropy(unrolled, objective)
-        returns = lambda_returns(rewarded, values, discount=objective.discount, lam=objective.lam)
-        advantage = (returns - _baselines(objective.baseline, returns, values, unrolled))[:-1]
-        scale = objective.discount ** th.arange(objective.horizon, device=returns.device, dtype=returns.dtype)
-    rows = ends.values * (objective.discount**ends.time * ends.counts)
+    rewarded = _with_entropy(unrolled, objective)
+    rows, values = _direct(objective, rewarded, generator)
+    returns = lambda_returns(rewarded, values, discount=objective.discount, lam=objective.lam)
+    advantage = (returns - _baselines(objective.baseline, returns, values, unrolled))[:-1]
+    # A return reads what follows its step t with this weight.
+    weight = objective.discount * objective.lam
+    scale = weight ** th.arange(objective.horizon, device=returns.device, dtype=returns.dtype)
     if scored.log_probs:
         log_prob = th.where(unrolled.valid, th.stack(scored.log_probs), 0.0)
         rows = rows + (log_prob * advantage * scale[:, None]).sum(0)
     return Estimate(rows, returns[0], unrolled)
+
+
+def _direct(objective: ImaginedReturn, rewarded: Unrolled, generator: Generator) -> tuple[Tensor, Tensor]:
+    """What the values in each row's return add by themselves, ``(B,)``, and ``(H + 1, B)`` values as constants."""
+    if objective.lam < 1:
+        assert objective.value is not None
+        values = _values_everywhere(objective.value, rewarded, generator)
+        rows = lambda_returns(rewarded, values, discount=objective.discount, lam=objective.lam)[0]
+        return rows, values.detach()
+    ends = _Ends.of(objective.value, rewarded, generator)
+    rows = ends.values * (objective.discount**ends.time * ends.counts)
+    with th.no_grad():
+        if objective.baseline == "value":
+            assert objective.value is not None
+            return rows, _values_everywhere(objective.value, rewarded, generator)
+        return rows, _placed(ends, rewarded)
 
 
 def group_gradients(estimates: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
@@ -212,8 +225,17 @@ def unroll_with_gradient(
         return unroll(model, policy, starts, horizon, generator=generator)
     except RuntimeError as error:
         if "requires grad" in str(error):  # numpy() of a tensor that a derivative is wanted for
-            raise _not_differentiable(model) from error
+            raise not_differentiable(model) from error
         raise
+
+
+def not_differentiable(model: DynamicsModel[Any]) -> TypeError:
+    """The refusal of ``model`` by whatever differentiates through it."""
+    return TypeError(
+        f"No gradient flows through {type(model).__name__}: what it predicts does not depend differentiably on the "
+        "action. Pathwise updates need a model, and known functions, of torch operations. What only samples the model "
+        "works with this one: ModelPolicyGradient(estimator='likelihood_ratio'), or SAC with DynaCallback."
+    )
 
 
 class _ConstantDraws:
@@ -287,17 +309,9 @@ def _check_gradient(model: DynamicsModel[Any], unrolled: Unrolled, objective: Im
     """Refuse a model from which no derivative comes back, though one went in with the action."""
     further = objective.horizon > 1 or objective.value is not None
     if (further and not unrolled.obs[1:].requires_grad) or not (further or unrolled.reward.requires_grad):
-        raise _not_differentiable(model)
+        raise not_differentiable(model)
     if objective.value is None and not unrolled.reward.requires_grad:
         raise TypeError(
             "The reward of this model has no derivative, so the pathwise gradient is zero whatever the policy does: "
             "use the likelihood-ratio estimator, or a terminal value."
         )
-
-
-def _not_differentiable(model: DynamicsModel[Any]) -> TypeError:
-    return TypeError(
-        f"No gradient flows through {type(model).__name__}: what it predicts does not depend differentiably on the "
-        "action. The pathwise and the mixed estimator need a model of torch operations; "
-        "estimator='likelihood_ratio' works with this one."
-    )

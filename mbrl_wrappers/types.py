@@ -33,6 +33,11 @@ from mbrl_wrappers.precision import observation_dtype
 from mbrl_wrappers.ranges import distance_to_edge
 from mbrl_wrappers.spaces import ActionCodec
 
+
+class NotFitted(ValueError):
+    """A learned model was asked for a prediction before its first fit."""
+
+
 S = TypeVar("S")
 """A model's state: a NamedTuple of ``(B, ...)`` tensors that is never mutated."""
 

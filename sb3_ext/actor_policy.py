@@ -63,6 +63,7 @@ class ActorPolicy:
         _check_action_space(agent)
         self._draw, self._in_env_units = _reader(agent)
         self.codec = ActionCodec(agent.action_space)
+        self._bounds = self.codec.bounds
 
     def sample(self, obs: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor | None]:
         """One model action ``(B, A)`` per row of raw observations ``(B, O)``, and its log-probability ``(B,)``.
@@ -105,14 +106,14 @@ class ActorPolicy:
         shown, normalizer = obs.to(self.agent.device), self.agent.get_vec_normalize_env()
         if normalizer is not None and normalizer.norm_obs:
             shown = normalized(shown, normalizer)
-        with evaluating(policy):
+        with evaluating(getattr(policy, "actor", None) or policy):
             action, log_prob = self._draw(policy, shown.float(), noise.to(self.agent.device), fixed)
         action = action.to(obs.device)
         if log_prob is None:
             action = action + self.noise_std * noise
         elif self._in_env_units(policy):
             action = self.codec.encode(action)
-        low, high = (edge.to(action.device) for edge in self.codec.bounds)
+        low, high = (edge.to(action.device) for edge in self._bounds)
         return action.clamp(low, high), None if log_prob is None else log_prob.to(obs.device)
 
 

@@ -25,10 +25,11 @@ MIN_CHUNK_ROWS = 64
 class AgentPolicy:
     """Draws model actions from an agent's own exploration policy, row by row.
 
-    Stochastic actors (SAC, TQC, CrossQ, PPO ...) are sampled. Deterministic ones (TD3, DDPG) get Gaussian noise per
-    row; the agent's ``action_noise`` is left alone, since it is stateful and sized for the real environments. Value
-    agents (DQN, QR-DQN) act greedily and explore per row at their present ``exploration_rate``. ``VecNormalize``
-    statistics are applied and never updated. The agent's random streams are as they were before each call.
+    Stochastic actors (SAC, TQC, CrossQ, PPO ...) are sampled. Deterministic ones (TD3, DDPG, NAF without noise of its
+    own) get Gaussian noise per row; the agent's ``action_noise`` is left alone, since it is stateful and sized for the
+    real environments. Value agents (DQN, QR-DQN) act greedily and explore per row at their present
+    ``exploration_rate``. ``VecNormalize`` statistics are applied and never updated. The agent's random streams are as
+    they were before each call.
 
     Args:
         agent: the SB3 or SBX agent; looked at anew in every call.
@@ -83,8 +84,12 @@ def padded(obs: NDArray[Any]) -> NDArray[Any]:
 
 
 def _acts_deterministically(agent: BaseAlgorithm) -> bool:
-    """TD3 and its child DDPG, of SB3 and of SBX (recognised by name, so that SBX need not be installed)."""
-    return any(base.__name__ in ("TD3", "DDPG") for base in type(agent).__mro__)
+    """TD3 and its child DDPG, of SB3 and of SBX (recognised by name, so that SBX need not be installed), and NAF.
+
+    NAF with noise of its own explores by it.
+    """
+    named = {base.__name__ for base in type(agent).__mro__}
+    return bool(named & {"TD3", "DDPG"}) or ("NAF" in named and not getattr(agent, "covariance_noise", 0.0))
 
 
 @contextmanager

@@ -128,7 +128,12 @@ def _like(obs: Tensor, values: NDArray[Any]) -> Tensor:
 @contextmanager
 def evaluating(policy: nn.Module) -> Iterator[None]:
     """Batch normalisation and dropout as in evaluation inside the block, every module as it was after it."""
-    in_training = [module for module in policy.modules() if module.training]
+    in_training, waiting = [], [policy]
+    while waiting:  # policy.modules() without the names that it makes on the way
+        module = waiting.pop()
+        if module.training:
+            in_training.append(module)
+        waiting.extend(child for child in module._modules.values() if child is not None)
     for module in in_training:
         module.training = False
     try:

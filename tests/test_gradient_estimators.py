@@ -221,6 +221,23 @@ def test_a_value_that_depends_on_the_parameters_counts_in_both() -> None:
             assert abs(mean - 0.8) < 4 * error
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.5])
+def test_returns_that_lean_on_a_value_have_one_gradient(lam: float) -> None:
+    """``r = a``, ``s' = s + a``, ``V = c s``: two steps: ``J = c + g [(1 - l) c^2 + l (c + 2 g c^2)]``."""
+    rows, theta_0, discount = 100_000, 0.7, 0.5
+    theta = th.full((rows,), theta_0, dtype=th.float64, requires_grad=True)
+    model = line(lambda obs, action: (obs + action, action[:, 0], never(obs)))
+    expected = 1 + discount * ((1 - lam) * 2 * theta_0 + lam * (1 + 4 * discount * theta_0))
+    for estimator in ESTIMATORS:
+        for baseline in ("none", "mean", "value"):
+            objective = ImaginedReturn(2, discount, value=ByHand(theta), lam=lam, baseline=baseline)  # type: ignore[arg-type]
+            starts = th.zeros(rows, 1, dtype=th.float64)
+            policy = Normal(lambda obs: theta, 0.5)
+            found = estimator(model, policy, starts, objective, generator=generator(2))
+            mean, error, _, _ = moments(row_gradients(found, theta))
+            assert abs(mean - expected) < 4 * error + 1e-9
+
+
 def test_a_value_after_a_termination_counts_in_neither() -> None:
     """Row 0 terminates at once, row 1 goes on: of a value ``theta s`` at ``s = 2`` only row 1 gets the derivative."""
     theta = th.ones(2, dtype=th.float64, requires_grad=True)

@@ -12,7 +12,7 @@ from mbrl_wrappers.spaces import ActionCodec, AnySpace, check_action_space, chec
 from mbrl_wrappers.storage.checkpoint import register_model, resolve_device
 from mbrl_wrappers.storage.space_json import space_from_json, space_to_json
 from mbrl_wrappers.storage.stored_functions import describe_function, restore_function
-from mbrl_wrappers.types import Limits, Prediction, RewardFn, TerminationFn
+from mbrl_wrappers.types import Limits, NotFitted, Prediction, RewardFn, TerminationFn
 
 
 class LocalLinearState(NamedTuple):
@@ -150,7 +150,7 @@ class LocalLinearModel:
 
     def _fitted(self) -> LinearPieces:
         if self.pieces is None:
-            raise ValueError("LocalLinearModel was never fitted: LocalLinearTrainer(model).fit(transitions) first.")
+            raise NotFitted("LocalLinearModel was never fitted: LocalLinearTrainer(model).fit(transitions) first.")
         return self.pieces
 
     def state_vector(self, state: LocalLinearState) -> Tensor:

@@ -1,45 +1,49 @@
-"""Whether a model's predictions carry a gradient, asked before a pathwise agent trains in it."""
+"""Whether gradients of the action flow through a model, asked before a pathwise agent trains in it."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch as th
-from torch import Tensor
+from torch import Generator, Tensor
 
-from mbrl_wrappers.seeding import torch_generator
-from mbrl_wrappers.spaces import ActionCodec
-from mbrl_wrappers.types import DynamicsModel
+from mbrl_wrappers.gradient_estimators import not_differentiable, unroll_with_gradient
+from mbrl_wrappers.types import DifferentiablePolicy, DynamicsModel, NotFitted
 
-
-def check_differentiable(dynamics: DynamicsModel[Any], starts: Tensor, agent: str) -> None:
-    """Take one step of ``dynamics`` and look for the derivative of its observations by the action.
-
-    Args:
-        dynamics: the model.
-        starts: ``(N, O)`` observations in raw units.
-        agent: what is said to need the derivative.
-
-    Raises:
-        TypeError: if there is none.
-    """
-    if not _has_gradient(dynamics, starts):
-        raise TypeError(
-            f"{agent} differentiates through the model, and the predictions of {type(dynamics).__name__} carry no "
-            "gradient of the action. Take a model that computes in torch, such as EnsembleDynamics, or an agent that "
-            "only samples the model: SAC with DynaCallback."
-        )
+STEPS, ROWS = 2, 16
 
 
 @th.enable_grad()
-def _has_gradient(dynamics: DynamicsModel[Any], starts: Tensor) -> bool:
-    generator = torch_generator(0, dynamics.device)
-    state = dynamics.reset(starts.to(dynamics.device, th.float32), generator=generator)
-    action = th.zeros(len(starts), ActionCodec(dynamics.action_space).size, device=dynamics.device, requires_grad=True)
+def check_differentiable(
+    dynamics: DynamicsModel[Any], policy: DifferentiablePolicy, starts: Tensor, *, generator: Generator
+) -> None:
+    """Unroll ``policy`` for two steps, and look for the derivatives of what ``dynamics`` predicts.
+
+    A model that cannot predict before its first fit is not looked at. A reward that changes from row to row and has no
+    derivative is warned of: the actor would be told nothing of it.
+
+    Args:
+        dynamics: the model.
+        policy: of the agent.
+        starts: ``(N, O)`` observations in raw units.
+        generator: source of every draw.
+
+    Raises:
+        TypeError: if there is no derivative of the observations.
+    """
+    rows = starts.repeat(-(-ROWS // len(starts)), 1)
     try:
-        next_obs = dynamics.step(state, action, generator=generator)[1].next_obs
-    except RuntimeError as error:
-        if "requires grad" in str(error):  # torch refuses .numpy() of such a tensor
-            return False
-        raise
-    return next_obs.requires_grad and th.autograd.grad(next_obs.sum(), action, allow_unused=True)[0] is not None
+        unrolled = unroll_with_gradient(dynamics, policy, rows, STEPS, generator=generator)
+    except NotFitted:
+        return
+    if not unrolled.obs[1:].requires_grad:
+        raise not_differentiable(dynamics)
+    rewards = unrolled.reward[unrolled.valid & ~unrolled.terminated]
+    if not rewards.requires_grad and len(rewards) and bool((rewards != rewards[0]).any()):
+        warnings.warn(
+            f"The reward of {type(dynamics).__name__} changes from row to row and has no derivative, so the actor is "
+            "told of it by the critics alone. Compute reward_fn with torch operations on what it is given, without "
+            "numpy and detach(), or leave it out and the reward is learned.",
+            stacklevel=2,
+        )

@@ -79,6 +79,7 @@ class DoubleHorizon(SAC):
 
     Raises:
         TypeError: for an action space that is no Box, or a config of another kind.
+        ValueError: for a ``gamma`` of 1, and for more target critics than there are critics.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": DoubleHorizonPolicy}
@@ -104,10 +105,23 @@ class DoubleHorizon(SAC):
         self.config = config or DoubleHorizonConfig()
         super().__init__(policy, env, **(DEFAULTS | kwargs))
 
+    def _check_numbers(self) -> None:
+        if not 0 <= self.gamma < 1:
+            raise ValueError(
+                f"gamma must be at least 0 and below 1, got {self.gamma}: values are bounded by rewards / (1 - gamma)."
+            )
+        if self.config.target_critics > self.critic.n_critics:
+            raise ValueError(
+                f"target_critics={self.config.target_critics} cannot be drawn from n_critics={self.critic.n_critics}: "
+                "lower DoubleHorizonConfig.target_critics, or raise policy_kwargs=dict(n_critics=...)."
+            )
+
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._check_numbers()
         self.dynamics: DynamicsModel[Any] | None = None
         self._announced = False
+        self._actor_policy = ActorPolicy(self)
         self._ring = StateRing(self.config.ring_states)
         seed = fresh_seed() if self.seed is None else self.seed
         self._starts_rng = np.random.default_rng(seed_at(seed, 1))
@@ -130,7 +144,8 @@ class DoubleHorizon(SAC):
                 "DoubleHorizon standardises observations itself, from the same rows as the model, and scales its "
                 "critics: leave VecNormalize out."
             )
-        check_differentiable(dynamics, starts, "DoubleHorizon")
+        generator = torch_generator(seed_at(self._base_seed, 3), dynamics.device)
+        check_differentiable(dynamics, self._actor_policy, starts, generator=generator)
         self._announced = True
 
     def use_model(self, dynamics: DynamicsModel[Any]) -> None:
@@ -167,8 +182,9 @@ class DoubleHorizon(SAC):
             if self._n_updates % self.config.distribution_freq == 0 or not len(self._ring):
                 self._visit()
             records.append(self._update(batch_size))
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
             self._n_updates += 1
+            if self._n_updates % self.target_update_interval == 0:
+                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         for name in records[0] if records else ():
             self.logger.record(f"train/{name}", float(th.stack([record[name] for record in records]).mean()))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -183,7 +199,7 @@ class DoubleHorizon(SAC):
         starts = mixed_buffer(self).sample_observations(config.distribution_starts, self._starts_rng)
         rows = th.as_tensor(starts, dtype=model_dtype(dynamics), device=dynamics.device)
         length = config.distribution_horizon
-        rollout = branched_rollout(dynamics, ActorPolicy(self), rows, length, generator=self._draws())
+        rollout = branched_rollout(dynamics, self._actor_policy, rows, length, generator=self._draws())
         self._ring.push(visited(rollout) if rollout.transitions.num_rows else rows)
         record_rollout(self.logger, rollout, length, len(rows))
         self.logger.record("dyna/ring_states", len(self._ring))
@@ -191,7 +207,7 @@ class DoubleHorizon(SAC):
     def _update(self, batch_size: int) -> dict[str, Tensor]:
         """One update of critics, actor and entropy coefficient; what came of it."""
         dynamics, config = self._model()
-        policy = ActorPolicy(self)
+        policy = self._actor_policy
         starts = self._ring.sample(batch_size, generator=self._draws())
         unrolled = unroll(dynamics, policy, starts, config.horizon, generator=self._draws())
         if unrolled.valid[0].float().mean() >= FEWEST_VALID:
@@ -208,7 +224,7 @@ class DoubleHorizon(SAC):
 
     def _segment(self, unrolled: Unrolled) -> Segment:
         """``unrolled`` on the agent's device, with the action of the policy after it."""
-        action, log_prob = ActorPolicy(self).sample(unrolled.obs[-1], generator=self._draws())
+        action, log_prob = self._actor_policy.sample(unrolled.obs[-1], generator=self._draws())
         assert log_prob is not None
         fields = (None if field is None else field.to(self.device) for field in unrolled)
         return Segment(Unrolled(*fields), action.to(self.device), log_prob.to(self.device))  # type: ignore[arg-type]
@@ -309,7 +325,8 @@ class DoubleHorizon(SAC):
         load_double_horizon_state(self, state)
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["dynamics", "_announced", "_ring", "_model_draws", "_starts_rng", "_generator", "_keeps_statistics"]
+        derived = ["dynamics", "_announced", "_actor_policy", "_ring", "_model_draws", "_starts_rng", "_generator"]
+        derived.append("_keeps_statistics")
         return [*super()._excluded_save_params(), *derived]
 
 

@@ -28,9 +28,10 @@ from mbrl_wrappers.gradient_estimators import (
 from mbrl_wrappers.gradient_health import equal_groups, gradient_health
 from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
 from mbrl_wrappers.states import StateDict, require_keys
-from mbrl_wrappers.types import DynamicsModel
+from mbrl_wrappers.types import DynamicsModel, NotFitted
 from sb3_ext.actor_policy import ActorPolicy
 from sb3_ext.agent_value import normalized
+from sb3_ext.agents.differentiable import check_differentiable
 from sb3_ext.agents.drawn_soft_value import DrawnSoftValue, reward_scale
 from sb3_ext.agents.gradient_log import record_health
 from sb3_ext.buffers import MixedReplayBuffer
@@ -125,12 +126,17 @@ class ModelPolicyGradient(SAC):
         Raises:
             TypeError: if no gradient flows through ``dynamics`` and the estimator needs one.
         """
-        generator = self._stream(dynamics, CHECK_STREAM)
+        policy, generator = ActorPolicy(self), self._stream(dynamics, CHECK_STREAM)
+        differentiates = self.estimator != "likelihood_ratio" and self.horizon > 0
+        if differentiates:
+            check_differentiable(dynamics, policy, starts, generator=generator)
         self._differentiable = True
         try:
-            pathwise(dynamics, ActorPolicy(self), starts, self._objective(0.0), generator=generator)
+            pathwise(dynamics, policy, starts, self._objective(0.0), generator=generator)
+        except NotFitted:
+            pass
         except TypeError:
-            if self.estimator != "likelihood_ratio" and self.horizon:
+            if differentiates:
                 raise
             self._differentiable = False
         self._model_promised = True

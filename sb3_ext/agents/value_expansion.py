@@ -19,7 +19,7 @@ from mbrl_wrappers.types import DifferentiablePolicy, DynamicsModel, MemberModel
 from mbrl_wrappers.unroll import Unrolled, unroll
 from sb3_ext.agents.model_draws import ModelDraws
 from sb3_ext.agents.value_expansion_config import ExpansionConfig
-from sb3_ext.agents.value_expansion_targets import ExpandedValues, mve, not_imagined, steve
+from sb3_ext.agents.value_expansion_targets import ExpandedValues, begun_where, mve, not_imagined, steve
 from sb3_ext.buffers import MixedReplayBuffer
 
 CriticValues = Callable[[Tensor], Tensor]
@@ -100,11 +100,20 @@ class ValueExpansion(OffPolicyAlgorithm):
     # --- targets ----------------------------------------------------------------------------------------------------
 
     def _expanded(
-        self, starts: Tensor, policy: DifferentiablePolicy, values: CriticValues, alpha: Tensor | float
+        self,
+        starts: Tensor,
+        policy: DifferentiablePolicy,
+        values: CriticValues,
+        alpha: Tensor | float,
+        *,
+        ended: Tensor,
     ) -> ExpandedValues:
-        """The values of ``starts (B, O)``, looked at ``H`` steps further on."""
+        """The values of ``starts (B, O)``, looked at ``H`` steps further on; none where an episode has ``ended (B,)``.
+
+        A terminal observation has no successor: what a model predicts from there is no row to learn from.
+        """
         members = self.config.members if self.rule == "steve" and isinstance(self.dynamics, MemberModel) else 1
-        unrolled = self._imagined(starts, policy, members)
+        unrolled = begun_where(~ended.bool().repeat_interleave(members), self._imagined(starts, policy, members))
         first = values(starts).repeat_interleave(members, 1)[:, None]  # (L, 1, B K)
         later = unrolled.obs[1:].flatten(0, 1)
         found = th.cat([first, values(later).unflatten(1, (-1, unrolled.obs.shape[1]))], 1) if len(later) else first

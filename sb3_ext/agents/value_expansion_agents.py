@@ -36,7 +36,8 @@ class ExpandedSAC(ValueExpansion, SAC):
             alpha = self._entropy_coefficient(log_prob, losses)
             with th.no_grad():
                 values = partial(self._soft_values, alpha=alpha)
-                expanded = self._expanded(batch.next_observations, ActorPolicy(self), values, alpha)
+                ended = batch.dones.squeeze(1)
+                expanded = self._expanded(batch.next_observations, ActorPolicy(self), values, alpha, ended=ended)
             losses["critic_loss"].append(self._critic_step(batch, expanded, 0.5))
             smallest, _ = th.min(th.cat(self.critic(batch.observations, action), dim=1), dim=1, keepdim=True)
             actor_loss = (alpha * log_prob - smallest).mean()
@@ -88,7 +89,8 @@ class ExpandedTD3(ValueExpansion, TD3):
             self._n_updates += 1
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
             with th.no_grad():
-                expanded = self._expanded(batch.next_observations, SmoothedTarget(self), self._target_values, 0.0)
+                policy, ended = SmoothedTarget(self), batch.dones.squeeze(1)
+                expanded = self._expanded(batch.next_observations, policy, self._target_values, 0.0, ended=ended)
             losses["critic_loss"].append(self._critic_step(batch, expanded, 1.0))
             if self._n_updates % self.policy_delay:
                 continue

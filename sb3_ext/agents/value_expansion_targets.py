@@ -31,8 +31,8 @@ class ExpandedValues(NamedTuple):
         value: ``(B,)``.
         rows: imagined rows to learn from; of none where only real rows are.
         weights: ``(H + 1, B)``, the share of each number of imagined steps in ``value``.
-        steps: ``()``, valid imagined steps per row.
-        refused: ``()``, share of the rows whose expansion ended in a step that was not valid.
+        steps: ``()``, valid imagined steps per row that a real step did not end.
+        refused: ``()``, share of these rows whose expansion ended in a step that was not valid.
     """
 
     value: Tensor
@@ -47,6 +47,11 @@ def not_imagined(starts: Tensor, action_size: int) -> Unrolled:
     number = starts.new_zeros(0, len(starts))
     alive = th.ones(1, len(starts), dtype=th.bool, device=starts.device)
     return Unrolled(starts[None], starts.new_zeros(0, len(starts), action_size), number, alive, number.bool(), None)
+
+
+def begun_where(alive: Tensor, unrolled: Unrolled) -> Unrolled:
+    """``unrolled`` without the steps of rows that are not ``alive (B,)`` at their start."""
+    return unrolled._replace(alive=unrolled.alive & alive, terminated=unrolled.terminated & alive)
 
 
 def softened(unrolled: Unrolled, alpha: Tensor | float) -> Unrolled:
@@ -121,6 +126,7 @@ def steve(
 
 
 def _reach(unrolled: Unrolled) -> tuple[Tensor, Tensor]:
-    """Valid steps per row, and the share of the rows that ended without a termination."""
-    refused = ~unrolled.alive[-1] & ~unrolled.terminated.any(0)
-    return unrolled.valid.sum(0).float().mean(), refused.float().mean()
+    """Valid steps per row that began, and the share of these that ended without a termination."""
+    begun = unrolled.alive[0].sum().clamp(min=1)
+    refused = unrolled.alive[0] & ~unrolled.alive[-1] & ~unrolled.terminated.any(0)
+    return unrolled.valid.sum() / begun, refused.sum() / begun

@@ -13,6 +13,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ext import AgentPolicy
+from sb3_ext.agents import NAF
 from tests.sb3_ext.dyna_agents import make_agent, oracle_env
 
 
@@ -46,6 +47,18 @@ def test_a_deterministic_actor_gets_its_own_noise_and_keeps_its_action_noise() -
     plain = AgentPolicy(agent, deterministic=True)(obs, generator=th.Generator().manual_seed(0))
     assert (plain == plain[0]).all()
     assert float((noisy - plain).std()) == pytest.approx(0.2, rel=0.05)
+
+
+def test_naf_explores_by_its_own_noise_or_by_that_of_the_rollout() -> None:
+    obs = th.zeros(400, 3)
+    for own, expected in ((0.0, 0.5), (0.2, 0.2)):
+        agent = make_agent(NAF, oracle_env(), covariance_noise=own)
+        with th.no_grad():  # the greedy action is 0, and the factor one
+            for head in (agent.q_net.mean_head, agent.q_net.factor_head):
+                head.weight.zero_()
+                head.bias.zero_()
+        drawn = AgentPolicy(agent, noise_std=0.5)(obs, generator=th.Generator().manual_seed(0))
+        assert 0.8 * expected < float(drawn.std()) < 1.1 * expected
 
 
 def test_the_policys_actions_are_the_agents_own_in_model_units() -> None:

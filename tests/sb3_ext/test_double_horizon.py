@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,13 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
-from mbrl_wrappers import FunctionModel, branched_rollout
+from mbrl_wrappers import FunctionModel, LocalLinearModel, branched_rollout
 from mbrl_wrappers.seeding import global_stream_states
 from sb3_ext import ActorPolicy, DynaCallback, DynaConfig
 from sb3_ext.agents import DoubleHorizon, DoubleHorizonConfig
 from sb3_ext.agents.double_horizon import visited
 from sb3_ext.model_user import ModelUser
-from tests.oracle import OracleEnv, oracle_model, oracle_step
+from tests.oracle import OracleEnv, oracle_model, oracle_step, oracle_termination
 from tests.sb3_ext.dyna_agents import SMALL, oracle_env, small_callback, weights
 
 CONFIG = DoubleHorizonConfig(horizon=3, distribution_horizon=4, distribution_starts=16, distribution_freq=5)
@@ -228,8 +229,44 @@ def test_a_model_without_gradients_is_refused(how: str) -> None:
         following, reward, ended = oracle_step(obs, action.detach() if how == "detached" else action)
         return (obs if how == "constant" else following), reward, ended
 
-    with pytest.raises(TypeError, match=r"no gradient.*SAC with DynaCallback"):
+    with pytest.raises(TypeError, match=r"No gradient flows .*estimator='likelihood_ratio'.*SAC with DynaCallback"):
         small_agent().learn(30, callback=DynaCallback(function_model(step), NOTHING))
+
+
+def test_a_reward_that_lost_its_derivative_is_told() -> None:
+    def step(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following, reward, ended = oracle_step(obs, action)
+        return following, reward.detach(), ended
+
+    with pytest.warns(UserWarning, match="FunctionModel changes from row to row and has no derivative"):
+        small_agent().learn(25, callback=DynaCallback(function_model(step), NOTHING))
+
+    def alive(obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following, _, ended = oracle_step(obs, action)
+        return following, 1.0 - ended.float(), ended
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small_agent().check_model(function_model(alive), th.tensor([[0.9, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_a_model_that_is_not_fitted_yet_is_waited_for() -> None:
+    env = oracle_env()
+    model = LocalLinearModel(env.observation_space, env.action_space, termination_fn=oracle_termination, device="cpu")
+    agent = small_agent(env)
+    agent.learn(50, callback=DynaCallback(model, NOTHING))
+    assert agent._n_updates == 30
+    assert weights(agent).isfinite().all()
+
+
+def test_targets_follow_at_their_interval() -> None:
+    agent = small_agent(target_update_interval=3, tau=1.0)
+    agent.learn(21, callback=DynaCallback(oracle_model(oracle_env()), NOTHING))
+    for update in range(2, 7):
+        before = [weight.clone() for weight in agent.critic_target.parameters()]
+        agent.train(1, 16)
+        changed = not all(map(th.equal, before, agent.critic_target.parameters()))
+        assert changed == (update % 3 == 0)
 
 
 def test_wrong_use_is_told() -> None:
@@ -241,6 +278,10 @@ def test_wrong_use_is_told() -> None:
         replace(CONFIG, horizon=0)
     with pytest.raises(ValueError, match="bound_quantile"):
         replace(CONFIG, bound_quantile=0.5)
+    with pytest.raises(ValueError, match="gamma must be at least 0 and below 1, got 1.0"):
+        small_agent(gamma=1.0)
+    with pytest.raises(ValueError, match="target_critics=4 cannot be drawn from n_critics=3"):
+        small_agent(config=replace(CONFIG, target_critics=4))
     with pytest.raises(ValueError, match="callback=DynaCallback"):
         small_agent().learn(30)
     normalized = VecNormalize(DummyVecEnv([oracle_env]))

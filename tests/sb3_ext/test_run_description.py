@@ -39,9 +39,7 @@ def test_another_task_of_the_same_name_is_refused() -> None:
 
 
 def test_settings_that_have_changed_are_named() -> None:
-    with pytest.warns(
-        UserWarning, match="gamma was 0.99 and is 0.5, learning_rate was 0.0003 and is 0.01"
-    ):
+    with pytest.warns(UserWarning, match="gamma was 0.99 and is 0.5, learning_rate was 0.0003 and is 0.01"):
         check_description(agent(gamma=0.5, learning_rate=0.01), saved(agent()))
     short = ExpansionConfig(horizon=1)
     with pytest.warns(UserWarning, match="config was .*'horizon': 1.* and is .*'horizon': 2"):

@@ -93,7 +93,9 @@ def test_with_the_exact_model_the_target_is_the_true_discounted_sum(cls: type[An
     expected, failures = real_returns(agent, starts, 6)
     assert 3 < failures < 27  # both endings are there
     with th.no_grad():
-        found = agent._expanded(starts, SmoothedTarget(agent), lambda obs: th.full((2, len(obs)), 5.0), 0.0)
+        found = agent._expanded(
+            starts, SmoothedTarget(agent), lambda obs: th.full((2, len(obs)), 5.0), 0.0, ended=th.zeros(30)
+        )
     if cls is MVETD3:
         assert found.value.tolist() == pytest.approx(expected, rel=1e-5)
         assert len(found.rows.target) == round(30 * float(found.steps))
@@ -111,7 +113,7 @@ def test_a_critic_learns_from_real_and_imagined_rows_alike() -> None:
     batch = ReplayBufferSamples(starts, th.zeros(20, 2), starts, th.zeros(20, 1), th.ones(20, 1))
     value = 1 + agent.gamma * 5.0  # of every state behind a real step
     with th.no_grad():
-        expanded = agent._expanded(starts, SmoothedTarget(agent), agent._target_values, 0.0)
+        expanded = agent._expanded(starts, SmoothedTarget(agent), agent._target_values, 0.0, ended=th.zeros(20))
         expanded = expanded._replace(value=th.full((20,), 5.0))
         values = agent.critic(batch.observations, batch.actions) + agent.critic(expanded.rows.obs, expanded.rows.action)
     wanted = 0.0
@@ -127,10 +129,33 @@ def test_every_step_off_regresses_on_real_rows_only() -> None:
     agent.use_model(oracle_model(oracle_env()))
     with th.no_grad():
         found = agent._expanded(
-            start_rows(5), SmoothedTarget(expanding(MVETD3, 2)), lambda obs: th.ones(2, len(obs)), 0.0
+            start_rows(5),
+            SmoothedTarget(expanding(MVETD3, 2)),
+            lambda obs: th.ones(2, len(obs)),
+            0.0,
+            ended=th.zeros(5),
         )
     assert not len(found.rows.target)
     assert float(found.steps) > 0
+
+
+def test_nothing_is_imagined_after_a_termination() -> None:
+    """The critic learns nothing from steps that begin in a terminal observation."""
+    agent = expanding(MVETD3, 3, target_policy_noise=0.0)
+    agent.use_model(oracle_model(OracleEnv()))
+    starts, ended = start_rows(12), th.arange(12) % 3 == 0
+
+    def expanded(rows: th.Tensor, flags: th.Tensor) -> Any:
+        with th.no_grad():
+            return agent._expanded(rows, SmoothedTarget(agent), agent._target_values, 0.0, ended=flags)
+
+    found, alone = expanded(starts, ended.float()), expanded(starts[~ended], th.zeros(8))
+    assert len(alone.rows.target) > 8
+    for column, wanted in zip(found.rows, alone.rows, strict=True):
+        assert th.allclose(column, wanted)
+    assert th.allclose(found.value[~ended], alone.value)
+    assert float(found.refused) == 0
+    assert float(found.steps) == pytest.approx(float(alone.steps))
 
 
 @pytest.mark.parametrize("cls", [MVESAC, STEVESAC, MVEDDPG])
