@@ -65,7 +65,7 @@ def check_description(agent: BaseAlgorithm, saved: Mapping[str, Any]) -> None:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that JSON has; how a picture is drawn changes no number."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if is_dataclass(value) and not isinstance(value, type):
             found[name] = _plain(asdict(value))

@@ -155,7 +155,7 @@ def test_a_killed_run_of_pets_ends_as_if_it_had_not_been(tmp_path: Path) -> None
 
 @pytest.mark.timeout(300)
 def test_a_killed_run_of_dyna_q_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    killed_until(3, TabularRun(tmp_path / "whole"), lambda n: TabularRun(tmp_path / f"{n}"), 1)
+    killed_until(2, TabularRun(tmp_path / "whole"), lambda n: TabularRun(tmp_path / f"{n}"), 1)
 
 
 @pytest.mark.slow

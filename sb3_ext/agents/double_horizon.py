@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mbrl_wrappers.precision import model_dtype
 from mbrl_wrappers.rollout import Rollout, branched_rollout
-from mbrl_wrappers.seeding import fresh_seed, seed_at
+from mbrl_wrappers.seeding import fresh_seed, seed_at, torch_generator
 from mbrl_wrappers.states import StateDict
 from mbrl_wrappers.types import DynamicsModel
 from mbrl_wrappers.unroll import Unrolled, unroll
@@ -126,6 +126,7 @@ class DoubleHorizon(SAC):
         seed = fresh_seed() if self.seed is None else self.seed
         self._starts_rng = np.random.default_rng(seed_at(seed, 1))
         self._model_draws = ModelDraws(seed_at(seed, 2))
+        self._check_seed = seed_at(seed, 3)
         self._generator: th.Generator | None = None
         self._keeps_statistics = False
         self._real_updates = self._skipped_updates = 0
@@ -144,7 +145,7 @@ class DoubleHorizon(SAC):
                 "DoubleHorizon standardises observations itself, from the same rows as the model, and scales its "
                 "critics: leave VecNormalize out."
             )
-        generator = torch_generator(seed_at(self._base_seed, 3), dynamics.device)
+        generator = torch_generator(self._check_seed, dynamics.device)
         check_differentiable(dynamics, self._actor_policy, starts, generator=generator)
         self._announced = True
 
@@ -326,7 +327,7 @@ class DoubleHorizon(SAC):
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["dynamics", "_announced", "_actor_policy", "_ring", "_model_draws", "_starts_rng", "_generator"]
-        derived.append("_keeps_statistics")
+        derived += ["_check_seed", "_keeps_statistics"]
         return [*super()._excluded_save_params(), *derived]
 
 
