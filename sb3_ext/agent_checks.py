@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from mbrl_wrappers.fitting import ModelTrainer
 from mbrl_wrappers.spaces import check_observation_space
+from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.dyna_config import DynaConfig
 from sb3_ext.model_user import ModelUser
@@ -95,3 +99,30 @@ def _check_buffer(buffer: MixedReplayBuffer, agent: OffPolicyAlgorithm, config: 
             "DynaConfig.rollouts_per_step or retain_steps, or the buffer's synthetic_size, or lower the agent's "
             "batch_size."
         )
+
+
+def check_arguments(
+    dynamics: DynamicsModel[Any] | None,
+    config: DynaConfig | None,
+    trainer: ModelTrainer | None,
+    reward_fn: RewardFn | None,
+    termination_fn: TerminationFn | None,
+) -> None:
+    """Check what a ``DynaCallback`` is given.
+
+    Raises:
+        TypeError: for arguments of another kind than it takes.
+        ValueError: for arguments that contradict each other.
+    """
+    if config is not None and not isinstance(config, DynaConfig):
+        raise TypeError(
+            f"config must be a DynaConfig, got {type(config).__name__}: DynaConfig(model_train_freq=250, ...), or "
+            "DynaConfig(**settings) for a dict."
+        )
+    for name, function in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function of (obs, action, next_obs), got {function!r}.")
+    if dynamics is not None and (reward_fn is not None or termination_fn is not None):
+        raise ValueError("reward_fn and termination_fn are for the default model: give them to your own dynamics.")
+    if trainer is not None and trainer.model is not dynamics:
+        raise ValueError("The trainer fits another model than the dynamics given: build it as Trainer(dynamics, ...).")

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -16,45 +16,33 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from mbrl_wrappers.branch_gate import BranchGate
 from mbrl_wrappers.envs import Starts, StartSampler, start_sampler
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
-from mbrl_wrappers.function_checks import check_functions, disagreement
-from mbrl_wrappers.precision import model_dtype
+from mbrl_wrappers.function_checks import check_functions
 from mbrl_wrappers.rollout import Rollout, branched_rollout
-from mbrl_wrappers.seeding import (
-    fresh_seed,
-    numpy_stream_state,
-    set_numpy_stream_state,
-    set_torch_stream_state,
-    spawn_seeds,
-    torch_generator,
-    torch_stream_state,
-)
-from mbrl_wrappers.states import StateDict, require_keys
-from mbrl_wrappers.types import DynamicsModel, Limits, RewardFn, TerminationFn, Transitions
-from sb3_ext.agent_checks import check_agent, mixed_buffer
+from mbrl_wrappers.seeding import fresh_seed, torch_generator
+from mbrl_wrappers.states import StateDict
+from mbrl_wrappers.types import DynamicsModel, RewardFn, TerminationFn, Transitions
+from sb3_ext.agent_checks import check_agent, check_arguments, mixed_buffer
 from sb3_ext.agent_policy import AgentPolicy
 from sb3_ext.background_fits import FitsBeside, fits_beside
+from sb3_ext.branch_starts import real_starts, reserve, starts_inside
 from sb3_ext.buffers import MixedReplayBuffer
 from sb3_ext.default_model import build_default_dynamics, check_pieces, default_trainer
 from sb3_ext.dyna_config import DynaConfig
-from sb3_ext.dyna_state import (
-    check_parts_can_be_kept,
-    load_model_state,
-    model_state,
-    report_from_state,
-    report_state,
+from sb3_ext.dyna_state import dyna_state, load_dyna_state
+from sb3_ext.dyna_streams import DynaStreams
+from sb3_ext.model_log import (
+    record_fit,
+    record_rollout,
+    record_synthetic,
+    warn_if_most_were_dropped,
+    warn_of_disagreement,
 )
-from sb3_ext.model_log import record_fit, record_rollout
 from sb3_ext.model_user import ModelUser
 from sb3_ext.resume_checks import warn_if_rows_are_missing, warn_if_the_model_is_not_saved
 from sb3_ext.terminal_observations import drop_unclipped, keep_terminal_observations
 
 NEVER = sys.maxsize
 """A step that is not reached: when a process with rate 0 is due."""
-
-_COUNTERS = ("next_fit", "next_rollout", "last_round", "fits", "handed", "compared", "fit_seconds", "rollout_seconds")
-
-MAX_DRAWS = 20
-"""Maximum number of attempts to draw enough starts inside the model's limits."""
 
 
 class DynaCallback(BaseCallback):
@@ -102,20 +90,7 @@ class DynaCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if config is not None and not isinstance(config, DynaConfig):
-            raise TypeError(
-                f"config must be a DynaConfig, got {type(config).__name__}: DynaConfig(model_train_freq=250, ...), or "
-                "DynaConfig(**settings) for a dict."
-            )
-        for name, function in (("reward_fn", reward_fn), ("termination_fn", termination_fn)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name} must be a function of (obs, action, next_obs), got {function!r}.")
-        if dynamics is not None and (reward_fn is not None or termination_fn is not None):
-            raise ValueError("reward_fn and termination_fn are for the default model: give them to your own dynamics.")
-        if trainer is not None and trainer.model is not dynamics:
-            raise ValueError(
-                "The trainer fits another model than the dynamics given: build it as Trainer(dynamics, ...)."
-            )
+        check_arguments(dynamics, config, trainer, reward_fn, termination_fn)
         self.dynamics = dynamics
         self.trainer = trainer
         self.config = config or DynaConfig()
@@ -127,7 +102,7 @@ class DynaCallback(BaseCallback):
         self._starts: StartSampler | None = None
         self._gate: BranchGate | None = None
         self._seed = seed
-        self._streams: _Streams | None = None
+        self._streams: DynaStreams | None = None
         self._generator: th.Generator | None = None
         self._beside: FitsBeside | None = None
         self._agent: object = None
@@ -143,7 +118,7 @@ class DynaCallback(BaseCallback):
         check_agent(self.model, self.config)
         if self._streams is None:
             agents = fresh_seed() if self.model.seed is None else self.model.seed
-            self._streams = _Streams.spawned(agents if self._seed is None else self._seed)
+            self._streams = DynaStreams.spawned(agents if self._seed is None else self._seed)
         if self.dynamics is None:
             assert self.model.env is not None
             reward_fn, termination_fn = self._functions
@@ -292,7 +267,10 @@ class DynaCallback(BaseCallback):
         covered = min(max(buffer.real_steps - self._last_round, config.rollout_freq), config.retain_steps)
         self._last_round = buffer.real_steps
         branches = config.rollouts_per_step * covered
-        self._reserve(buffer, max(config.rollouts_per_step * config.retain_steps, branches) * length, branches * length)
+        usual = max(config.rollouts_per_step * config.retain_steps, branches) * length
+        size = reserve(buffer, usual, branches * length)
+        if size is not None:
+            self._say(f"The synthetic buffer keeps {synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
         # More rows than the capacity would leave the late steps of the branches only.
         branches = min(branches, max(synthetic.capacity // length, 1))
         policy = AgentPolicy(self.model, noise_std=self.config.policy_noise_std)
@@ -303,42 +281,16 @@ class DynaCallback(BaseCallback):
         synthetic.add_batch(rollout.transitions, buffer.real_steps)
         self.rollout_seconds += time.perf_counter() - started
         self._log_rollout(rollout, length, len(starts), buffer)
-        if rollout.num_dropped > max(rollout.transitions.num_rows, 1):
-            warnings.warn(
-                f"{rollout.num_dropped} predictions of the model were dropped and {rollout.transitions.num_rows} kept: "
-                "they were not finite or far outside the real data. Look at model/r2_* in the log, scale the "
-                "observations, or begin with more random steps (learning_starts).",
-                stacklevel=2,
-            )
-
-    def _reserve(self, buffer: MixedReplayBuffer, usual: int, new: int) -> None:
-        """Make ``buffer`` large enough for ``usual`` rows, and for ``new`` ones beside those not yet too old."""
-        synthetic = buffer.synthetic
-        wanted = max(usual, len(synthetic) + new)
-        if not len(synthetic) or min(wanted, buffer.synthetic_size) > synthetic.capacity:
-            size = buffer.reserve_synthetic(wanted)
-            self._say(f"The synthetic buffer keeps {synthetic.capacity:,} rows in {size / 2**20:.0f} MiB.")
+        warn_if_most_were_dropped(rollout)
 
     def _draw_starts(self, buffer: MixedReplayBuffer, count: int) -> th.Tensor:
         """``count`` start observations ``(n, O)``; fewer if too few of the user's lie inside the model's limits."""
         assert self._streams is not None
-        rng, dtype = self._streams.starts, model_dtype(self.dynamics)
+        assert self.dynamics is not None
+        rng = self._streams.starts
         if self._starts is None:
-            return th.as_tensor(buffer.sample_observations(count, rng), dtype=dtype)
-        limits: Limits | None = getattr(self.dynamics, "limits", None)
-        inside, draws = th.zeros(0, buffer.obs_shape[0]), 0
-        while len(inside) < count and draws < MAX_DRAWS:
-            drawn = th.as_tensor(self._starts(count, rng), dtype=dtype)
-            inside = th.cat([inside, drawn if limits is None else drawn[limits.contains(drawn)]])
-            draws += 1
-        self.logger.record("dyna/starts_inside", len(inside) / (draws * count))
-        if not len(inside):
-            warnings.warn(
-                "None of the starts is near the real data that the model was fitted to, so nothing was imagined: "
-                "narrow the starts, or begin with more random steps (learning_starts).",
-                stacklevel=2,
-            )
-        return inside[:count]
+            return real_starts(self.dynamics, buffer, count, rng)
+        return starts_inside(self.dynamics, self._starts, count, rng, self.logger)
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -348,20 +300,7 @@ class DynaCallback(BaseCallback):
         Raises:
             TypeError: for a trainer or a fitted model whose state cannot be exported.
         """
-        assert self._streams is not None, "init_callback() comes first"
-        assert self._generator is not None
-        check_parts_can_be_kept(self.dynamics, self.trainer)
-        seeds = {name: seed for name, seed in self._streams._asdict().items() if name != "starts"}
-        return {
-            **{name: vars(self).get(f"_{name}", vars(self).get(name)) for name in _COUNTERS},
-            "seeds": seeds,
-            "starts_stream": numpy_stream_state(self._streams.starts),
-            "rollout_stream": torch_stream_state(self._generator),
-            "report": report_state(self.report),
-            "trainer": None if self.trainer is None else self.trainer.state_dict(),  # type: ignore[attr-defined]
-            "dynamics": model_state(self.dynamics),
-            "gate": None if self._gate is None else self._gate.state_dict(),
-        }
+        return dyna_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state`` at the next ``learn()``; the callback has met its agent and has its model by then.
@@ -370,28 +309,7 @@ class DynaCallback(BaseCallback):
             TypeError: for a trainer or a fitted model whose state cannot be loaded.
             ValueError: if it is the state of another model or trainer.
         """
-        assert self._streams is not None, "init_callback() comes first"
-        assert self._generator is not None
-        parts = ("seeds", "starts_stream", "rollout_stream", "report", "trainer", "dynamics", "gate")
-        require_keys(state, (*_COUNTERS, *parts), "a DynaCallback")
-        check_parts_can_be_kept(self.dynamics, self.trainer)
-        for name, part in (("trainer", self.trainer), ("gate", self._gate)):
-            if (state[name] is None) != (part is None):
-                raise ValueError(f"One of the run that was saved and this one has a {name}, and the other has none.")
-        load_model_state(self.dynamics, state["dynamics"])
-        if self.trainer is not None:
-            self.trainer.load_state_dict(state["trainer"])  # type: ignore[attr-defined]
-        if self._gate is not None:
-            self._gate.load_state_dict(state["gate"])
-        self._streams = _Streams(starts=self._streams.starts, **state["seeds"])
-        set_numpy_stream_state(self._streams.starts, state["starts_stream"])
-        set_torch_stream_state(self._generator, state["rollout_stream"])
-        self.report = report_from_state(state["report"])
-        self._next_fit, self._next_rollout = state["next_fit"], state["next_rollout"]
-        self._last_round, self._fits = state["last_round"], state["fits"]
-        self._compared, self._handed = state["compared"], state["handed"]
-        self.fit_seconds, self.rollout_seconds = state["fit_seconds"], state["rollout_seconds"]
-        self._agent, self._resumed = self.model, True
+        load_dyna_state(self, state)
 
     # --- checks and messages ----------------------------------------------------------------------------------------
 
@@ -405,11 +323,7 @@ class DynaCallback(BaseCallback):
         """Warn if the known reward or termination disagrees with the real transitions so far."""
         assert self.dynamics is not None
         self._compared = True
-        found = disagreement(self.dynamics, buffer.real_transitions())
-        for sentence in found.sentences:
-            warnings.warn(sentence, stacklevel=2)
-        if found.reward_error is not None:
-            self.logger.record("model/known_reward_error", found.reward_error)
+        warn_of_disagreement(self.dynamics, buffer.real_transitions(), self.logger)
 
     def _say(self, text: str) -> None:
         if self.verbose >= 1:
@@ -425,23 +339,6 @@ class DynaCallback(BaseCallback):
 
     def _log_rollout(self, rollout: Rollout, length: int, branches: int, buffer: MixedReplayBuffer) -> None:
         record_rollout(self.logger, rollout, length, branches)
-        self.logger.record("dyna/synthetic_rows", len(buffer.synthetic))
-        self.logger.record("dyna/oldest_rows_age", buffer.real_steps - (buffer.synthetic.oldest or buffer.real_steps))
-        self.logger.record("dyna/synthetic_mib", buffer.synthetic.capacity * buffer.synthetic.row_bytes / 2**20)
+        record_synthetic(self.logger, buffer)
         self.logger.record("dyna/fit_seconds", self.fit_seconds)
         self.logger.record("dyna/rollout_seconds", self.rollout_seconds)
-
-
-class _Streams(NamedTuple):
-    """The independent random streams of a callback."""
-
-    model_seed: int
-    trainer_seed: int
-    starts: np.random.Generator
-    rollout_seed: int
-
-    @classmethod
-    def spawned(cls, seed: int) -> _Streams:
-        """All from one seed."""
-        model, trainer, starts, rollouts = spawn_seeds(seed, 4)
-        return cls(model, trainer, np.random.default_rng(starts), rollouts)

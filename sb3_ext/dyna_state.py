@@ -1,17 +1,85 @@
-"""The parts of a Dyna run that are optional or of the user's own, as nested plain values."""
+"""The state of a Dyna callback as nested plain values, with parts that are optional or of the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 
 from mbrl_wrappers.fitting import FitReport, ModelTrainer
-from mbrl_wrappers.states import StateDict
+from mbrl_wrappers.seeding import (
+    numpy_stream_state,
+    set_numpy_stream_state,
+    set_torch_stream_state,
+    torch_stream_state,
+)
+from mbrl_wrappers.states import StateDict, require_keys
 from mbrl_wrappers.torch_states import load_module_state, module_state
 from mbrl_wrappers.types import DynamicsModel
+from sb3_ext.dyna_streams import DynaStreams
+
+if TYPE_CHECKING:
+    from sb3_ext.callbacks import DynaCallback
+
+_SECONDS = ("fit_seconds", "rollout_seconds")
+_SCHEDULE = ("next_fit", "next_rollout", "last_round", "fits", "handed", "compared")
+_PARTS = ("seeds", "starts_stream", "rollout_stream", "report", "trainer", "dynamics", "gate")
+
+
+def dyna_state(callback: DynaCallback) -> StateDict:
+    """Schedule, random streams, trainer and model of a callback that has met its agent.
+
+    Raises:
+        TypeError: for a trainer or a fitted model whose state cannot be exported.
+    """
+    streams, generator, trainer, gate = callback._streams, callback._generator, callback.trainer, callback._gate
+    assert streams is not None, "init_callback() comes first"
+    assert generator is not None
+    check_parts_can_be_kept(callback.dynamics, trainer)
+    return {
+        **{name: getattr(callback, f"_{name}") for name in _SCHEDULE},
+        **{name: getattr(callback, name) for name in _SECONDS},
+        "seeds": {name: seed for name, seed in streams._asdict().items() if name != "starts"},
+        "starts_stream": numpy_stream_state(streams.starts),
+        "rollout_stream": torch_stream_state(generator),
+        "report": report_state(callback.report),
+        "trainer": None if trainer is None else trainer.state_dict(),  # type: ignore[attr-defined]
+        "dynamics": model_state(callback.dynamics),
+        "gate": None if gate is None else gate.state_dict(),
+    }
+
+
+def load_dyna_state(callback: DynaCallback, state: Mapping[str, Any]) -> None:
+    """Put a callback that has met its agent and has its model into a state that :func:`dyna_state` gave.
+
+    Raises:
+        TypeError: for a trainer or a fitted model whose state cannot be loaded.
+        ValueError: if it is the state of another model or trainer.
+    """
+    streams, generator, trainer, gate = callback._streams, callback._generator, callback.trainer, callback._gate
+    assert streams is not None, "init_callback() comes first"
+    assert generator is not None
+    require_keys(state, (*_SCHEDULE, *_SECONDS, *_PARTS), "a DynaCallback")
+    check_parts_can_be_kept(callback.dynamics, trainer)
+    for name, part in (("trainer", trainer), ("gate", gate)):
+        if (state[name] is None) != (part is None):
+            raise ValueError(f"One of the run that was saved and this one has a {name}, and the other has none.")
+    load_model_state(callback.dynamics, state["dynamics"])
+    if trainer is not None:
+        trainer.load_state_dict(state["trainer"])  # type: ignore[attr-defined]
+    if gate is not None:
+        gate.load_state_dict(state["gate"])
+    callback._streams = DynaStreams(starts=streams.starts, **state["seeds"])
+    set_numpy_stream_state(streams.starts, state["starts_stream"])
+    set_torch_stream_state(generator, state["rollout_stream"])
+    callback.report = report_from_state(state["report"])
+    for name in _SCHEDULE:
+        setattr(callback, f"_{name}", state[name])
+    for name in _SECONDS:
+        setattr(callback, name, state[name])
+    callback._agent, callback._resumed = callback.model, True
 
 
 def check_parts_can_be_kept(dynamics: DynamicsModel[Any] | None, trainer: ModelTrainer | None) -> None:

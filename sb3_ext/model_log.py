@@ -1,14 +1,19 @@
-"""Logs a model's fits and rollouts to SB3's logger."""
+"""What a model's fits and rollouts write to SB3's log, and warnings of what went wrong in them."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from mbrl_wrappers.fitting import FitReport
+from mbrl_wrappers.function_checks import disagreement
 from mbrl_wrappers.rollout import Rollout
+from mbrl_wrappers.types import DynamicsModel, Transitions
+from sb3_ext.buffers import MixedReplayBuffer
 
 
 def record_fit(logger: Logger, report: FitReport) -> None:
@@ -54,3 +59,31 @@ def record_rollout(logger: Logger, rollout: Rollout, length: int, branches: int)
     logger.record("dyna/imagined_reward_mean", float(rows.reward.mean()) if rows.num_rows else 0.0)
     logger.record("dyna/terminated_fraction", float(rows.terminated.float().sum()) / predictions)
     logger.record("dyna/dropped_fraction", rollout.num_dropped / predictions)
+
+
+def record_synthetic(logger: Logger, buffer: MixedReplayBuffer) -> None:
+    """Record how many imagined rows ``buffer`` has, in what memory, and the age of the oldest in real steps."""
+    synthetic = buffer.synthetic
+    logger.record("dyna/synthetic_rows", len(synthetic))
+    logger.record("dyna/oldest_rows_age", buffer.real_steps - (synthetic.oldest or buffer.real_steps))
+    logger.record("dyna/synthetic_mib", synthetic.capacity * synthetic.row_bytes / 2**20)
+
+
+def warn_if_most_were_dropped(rollout: Rollout) -> None:
+    """Warn of a round that dropped more predictions than it kept."""
+    if rollout.num_dropped > max(rollout.transitions.num_rows, 1):
+        warnings.warn(
+            f"{rollout.num_dropped} predictions of the model were dropped and {rollout.transitions.num_rows} kept: "
+            "they were not finite or far outside the real data. Look at model/r2_* in the log, scale the "
+            "observations, or begin with more random steps (learning_starts).",
+            stacklevel=2,
+        )
+
+
+def warn_of_disagreement(dynamics: DynamicsModel[Any], rows: Transitions, logger: Logger) -> None:
+    """Warn if the known reward or termination of ``dynamics`` disagrees with real ``rows``; log by how much."""
+    found = disagreement(dynamics, rows)
+    for sentence in found.sentences:
+        warnings.warn(sentence, stacklevel=2)
+    if found.reward_error is not None:
+        logger.record("model/known_reward_error", found.reward_error)
