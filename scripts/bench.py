@@ -1,8 +1,8 @@
 """Speed as ratios measured in one process: ``make bench`` or ``python scripts/bench.py``.
 
 The learned model is compared to float32 ``torch.mm`` at 1024 x 1024 x 1024 with the same number of threads, the true
-one to the bare ``mujoco.rollout``. Both sides are timed in turn, and each figure is the median over pairs. Close other
-programs first.
+one to the bare ``mujoco.rollout``, a checkpoint to the run that it saves. Both sides are timed in turn, and each figure
+is the median over pairs. Close other programs first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch as th
 if __package__ in (None, ""):  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.benchmarks.checkpoint import checkpoint_figures
 from scripts.benchmarks.ensemble import ensemble_figures, planning, rollout
 from scripts.benchmarks.latent import latent_figures
 from scripts.benchmarks.motion_planning import motion_report
@@ -29,7 +30,7 @@ from scripts.benchmarks.tabular import tabular_figures
 from scripts.benchmarks.tree_search import tree_search_figures
 from scripts.runs.summary import versions
 
-SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "latent", "motion")
+SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "latent", "checkpoint", "motion")
 
 
 def main() -> None:
@@ -58,6 +59,8 @@ def main() -> None:
         figures.extend(tree_search_figures(args.seconds))
     if "latent" in subjects:
         figures.extend(latent_figures(args.seconds))
+    if "checkpoint" in subjects:
+        figures.extend(checkpoint_figures(args.seconds))
     motion = {"motion": motion_report()} if "motion" in subjects else {}
     if args.json:
         command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]])
