@@ -20,6 +20,7 @@ import torch as th
 if __package__ in (None, ""):  # run as a file: imports start at the checkout
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from scripts.benchmarks.agents import agent_figures
 from scripts.benchmarks.checkpoint import checkpoint_figures
 from scripts.benchmarks.ensemble import ensemble_figures, planning, rollout
 from scripts.benchmarks.latent import latent_figures
@@ -30,7 +31,7 @@ from scripts.benchmarks.tabular import tabular_figures
 from scripts.benchmarks.tree_search import tree_search_figures
 from scripts.runs.summary import versions
 
-SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "latent", "checkpoint", "motion")
+SUBJECTS = ("ensemble", "simulator", "tabular", "tree-search", "latent", "checkpoint", "motion", "agents")
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
         figures.extend(ensemble(args.threads, args.rows, args.seconds))
     if "simulator" in subjects:
         figures.extend(simulator_figures(args.threads, args.seconds))
-    th.set_num_threads(1)  # all that follows works row by row
+    th.set_num_threads(1)  # for all that follows
     if "tabular" in subjects:
         figures.extend(tabular_figures(args.seconds))
     if "tree-search" in subjects:
@@ -61,6 +62,8 @@ def main() -> None:
         figures.extend(latent_figures(args.seconds))
     if "checkpoint" in subjects:
         figures.extend(checkpoint_figures(args.seconds))
+    if "agents" in subjects:
+        figures.extend(agent_figures(args.seconds))
     motion = {"motion": motion_report()} if "motion" in subjects else {}
     if args.json:
         command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]])
