@@ -17,6 +17,7 @@ from tests.sb3_ext.resumed_runs import RARE, Built, differences, run
 
 FAST = ("sb3 dh", "sb3 steve-td3", "sb3 naf")
 CHOICES = [f"{backend} {algo}" for backend, algorithms in _MODULES.items() for algo in algorithms]
+AGENTS = [pytest.param(choice, marks=() if choice in FAST else pytest.mark.slow) for choice in CHOICES]
 DOUBLE = DoubleHorizonConfig(
     horizon=2, distribution_horizon=4, distribution_starts=16, distribution_freq=7, ring_states=64
 )
@@ -42,9 +43,7 @@ def build(backend: str, algo: str) -> Built:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "choice", [pytest.param(choice, marks=() if choice in FAST else pytest.mark.slow) for choice in CHOICES]
-)
+@pytest.mark.parametrize("choice", AGENTS)
 def test_an_agent_that_was_killed_ends_as_one_that_was_not(tmp_path: Path, choice: str) -> None:
     backend, algo = choice.split()
     steps, every, kills = (160, 48, (60, 130)) if algo in ON_POLICY else (130, 50, (67, 112))
